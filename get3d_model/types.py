@@ -1,0 +1,152 @@
+"""The values that pass between modules: frozen, with named fields.
+
+Shape legend (also used in every other module of the package):
+    B batch, V vertices (packed over the batch where a range array stands beside them), F faces,
+    N grid vertices, H W image height and width, C channels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh on the host.
+
+    vertices_V3: float32; world frame, y up.
+    faces_F3: int32 vertex indices, counter-clockwise seen from outside.
+    """
+
+    vertices_V3: np.ndarray
+    faces_F3: np.ndarray
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A triangle mesh with one base-colour texture.
+
+    vertices_V3: float32; world frame, y up. Vertices are split along texture seams.
+    faces_F3: int32 vertex indices, counter-clockwise seen from outside.
+    uvs_V2: float32 texture coordinates; (0, 0) is the bottom-left corner of the texture (the OpenGL and
+        trimesh convention; glTF's flipped v is dealt with in `mesh_io`). Values outside [0, 1] repeat.
+    texture_HW3: uint8 sRGB; row 0 is the top of the picture.
+    extras: JSON-able facts stored in the file (`asset.extras` of a GLB): seed, psi, checkpoint hash ...
+    """
+
+    vertices_V3: np.ndarray
+    faces_F3: np.ndarray
+    uvs_V2: np.ndarray
+    texture_HW3: np.ndarray
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PackedMeshes:
+    """The meshes of a batch in one vertex and one face array (the rasteriser's range mode).
+
+    vertices_V3: float positions of all meshes, one after the other.
+    faces_F3: int32 indices into `vertices_V3` (already offset).
+    vertex_ranges_B2, face_ranges_B2: int32 on the CPU, (first, count) of each mesh.
+    """
+
+    vertices_V3: Tensor
+    faces_F3: Tensor
+    vertex_ranges_B2: Tensor
+    face_ranges_B2: Tensor
+
+    def __len__(self) -> int:
+        return self.face_ranges_B2.shape[0]
+
+    def mesh(self, index: int) -> Mesh:
+        """Mesh `index` of the batch, copied to the host."""
+        first_vertex, vertices = self.vertex_ranges_B2[index].tolist()
+        first_face, faces = self.face_ranges_B2[index].tolist()
+        vertices_V3 = self.vertices_V3[first_vertex : first_vertex + vertices]
+        faces_F3 = self.faces_F3[first_face : first_face + faces] - first_vertex
+        return Mesh(
+            vertices_V3.detach().float().cpu().numpy(),
+            faces_F3.to(torch.int32).cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A batch of cameras on an orbit around the origin.
+
+    rotation_rad_B, elevation_rad_B: the published convention: rotation (azimuth) theta in [0, 2 pi);
+        `elevation` is the polar angle phi measured from +y.
+    world2cam_B44: world to camera (looking along -z).
+    projection_44: camera to clip space, y flipped so that row 0 of a rasterised image is its top.
+    """
+
+    rotation_rad_B: Tensor
+    elevation_rad_B: Tensor
+    world2cam_B44: Tensor
+    projection_44: Tensor
+
+    @property
+    def angles_B2(self) -> Tensor:
+        """(rotation, elevation) in radians: what the discriminator is conditioned on."""
+        return torch.stack([self.rotation_rad_B, self.elevation_rad_B], dim=1)
+
+    @property
+    def world2clip_B44(self) -> Tensor:
+        return self.projection_44 @ self.world2cam_B44
+
+    def __len__(self) -> int:
+        return self.rotation_rad_B.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Camera:
+        return Camera(
+            self.rotation_rad_B[index],
+            self.elevation_rad_B[index],
+            self.world2cam_B44[index],
+            self.projection_44,
+        )
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """What the differentiable renderer gives for a batch of one-view images.
+
+    rgb_B3HW: in [-1, 1] (not clamped). mask_B1HW: antialiased silhouette in [0, 1].
+    """
+
+    rgb_B3HW: Tensor
+    mask_B1HW: Tensor
+
+    @property
+    def rgba_B4HW(self) -> Tensor:
+        """What the discriminator sees: RGB in [-1, 1] and the silhouette in [0, 1]."""
+        return torch.cat([self.rgb_B3HW, self.mask_B1HW], dim=1)
+
+
+@dataclass(frozen=True)
+class GeometryOutput:
+    """Geometry of a batch of shapes.
+
+    sdf_BN: signed distance at the grid vertices, positive inside, after the empty-shape rule.
+    deform_BN3: offsets of the grid vertices, in world units.
+    empty_B: bool; shapes whose SDF had one sign everywhere.
+    empty_regulariser_B: mean |sdf| for those shapes, 0 for the others (carries a gradient).
+    """
+
+    sdf_BN: Tensor
+    deform_BN3: Tensor
+    empty_B: Tensor
+    empty_regulariser_B: Tensor
+
+
+@dataclass(frozen=True)
+class GeneratorOutput:
+    """Everything a training phase needs from one pass of the generator."""
+
+    render: RenderOutput
+    geometry: GeometryOutput
+    meshes: PackedMeshes
