@@ -1,0 +1,298 @@
+"""The configuration: frozen dataclasses, each field documented, each value checked where it is set.
+
+A params file is YAML with one section per dataclass of `Config`. Fields without an entry keep the default shown
+here, which is the published setting for ShapeNet cars at 1024. `load_config` rejects unknown keys (naming the
+nearest valid one), wrong types and values out of range with one `InputError` line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from get3d_model.errors import InputError
+
+CONFIG_DIR = Path(__file__).parent / "configs"
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _power_of_two(value: int, low: int) -> bool:
+    return value >= low and value & (value - 1) == 0
+
+
+@dataclass(frozen=True)
+class MeshesConfig:
+    """Where the training meshes are."""
+
+    path: str = "data/meshes"
+    """Folder with .glb/.gltf/.obj/.ply files; `data/meshes` is where `get3d synth` puts its vehicles."""
+    synth_count: int = 64
+    """How many vehicles `get3d synth` makes."""
+    synth_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.synth_count >= 2, f"synth_count must be at least 2, not {self.synth_count}")
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """How the data set is rendered from the meshes."""
+
+    views: int = 24
+    """Views per shape."""
+    resolution: int = 1024
+    supersample: int = 2
+    """Samples per pixel along each side."""
+    scale: float = 0.8
+    """Longest side of a normalised mesh, world units (the camera orbit has radius 1.2)."""
+    seed: int = 0
+    val_fraction: float = 0.1
+    """Share of the shapes held out for evaluation, where no split files are given."""
+
+    def __post_init__(self) -> None:
+        _check(self.views >= 1, f"views must be at least 1, not {self.views}")
+        _check(_power_of_two(self.resolution, 16), f"resolution must be a power of two >= 16, not {self.resolution}")
+        _check(1 <= self.supersample <= 8, f"supersample must be 1 to 8, not {self.supersample}")
+        _check(0 < self.scale <= 1, f"scale must be in (0, 1], not {self.scale}")
+        _check(0 < self.val_fraction < 1, f"val_fraction must be between 0 and 1, not {self.val_fraction}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The generator and the discriminators."""
+
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    tri_plane_resolution: int = 256
+    tri_plane_features: int = 32
+    """Features of one plane."""
+    channel_base: int = 32768
+    """Channels of the backbone at resolution r: min(channel_base / r, channel_max)."""
+    channel_max: int = 512
+    mlp_hidden_layers: int = 1
+    mlp_width: int = 32
+    texture_features: int = 16
+    """Width of the rendered feature image that `to_rgb` turns into colour."""
+    tet_res: int = 90
+    """Layers of the tetrahedral grid along each side (even)."""
+    grid_scale: float = 1.0
+    """Side of the grid, world units."""
+    deformation_multiplier: float = 1.0
+    """A grid vertex moves by at most 1 / (tet_res * deformation_multiplier)."""
+    initial_shape: tuple[float, float, float] | None = None
+    """Half extents (x, y, z; world units) of a rounded box that the SDF starts from; none: the published
+    model, whose SDF starts random. Worth it where the budget is minutes, not days."""
+    image_resolution: int = 1024
+    """Resolution of rendered images and of the discriminators' input."""
+    antialias_color: bool = False
+    """Antialias RGB as well as the silhouette; the published model antialiases the silhouette only."""
+    discriminator_channel_base: int = 32768
+    discriminator_channel_max: int = 512
+    num_half_precision_blocks: int = 4
+    """Highest-resolution blocks that run in half precision (CUDA only)."""
+    activation_clamp: float = 256.0
+    """Bound of activations in those blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("z_dim", "w_dim", "mapping_layers", "mlp_hidden_layers", "mlp_width", "texture_features"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, low in (("tri_plane_resolution", 8), ("image_resolution", 16)):
+            value = getattr(self, name)
+            _check(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")
+        _check(self.tet_res >= 4 and self.tet_res % 2 == 0, f"tet_res must be even and >= 4, not {self.tet_res}")
+        _check(self.grid_scale > 0, f"grid_scale must be positive, not {self.grid_scale}")
+        for base, top in (("channel_base", "tri_plane_resolution"), ("discriminator_channel_base", "image_resolution")):
+            _check(
+                getattr(self, base) >= getattr(self, top),
+                f"{base} must be at least {top} ({getattr(self, top)}), not {getattr(self, base)}",
+            )
+        if self.initial_shape is not None:
+            _check(
+                all(0 < half < self.grid_scale / 2 for half in self.initial_shape),
+                f"initial_shape must lie inside the grid (0 to {self.grid_scale / 2}), not {self.initial_shape}",
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop."""
+
+    total_kimg: float = 20000.0
+    """Thousands of real images shown to the discriminators."""
+    batch_size: int = 32
+    """Images per step over all processes."""
+    generator_lr: float = 0.002
+    discriminator_lr: float = 0.002
+    r1_gamma: float = 40.0
+    """R1 weight: car 40, motorbike 80, chair 400 at 1024."""
+    r1_interval: int = 16
+    """Steps between R1 phases (lazy regularisation)."""
+    ema_half_life_kimg: float = 10.0
+    ema_rampup: float | None = 0.05
+    """The EMA half-life is at most this share of the images seen so far; none: constant."""
+    style_mixing_probability: float = 0.9
+    sdf_regularizer_weight: float = 0.01
+    background: float = 1.0
+    """Grey value behind real images, in [-1, 1]."""
+    camera_conditioning: bool = True
+    checkpoint_interval_kimg: float = 200.0
+    image_interval_kimg: float = 200.0
+    """Between image grids."""
+    log_interval_kimg: float = 4.0
+    seed: int = 0
+    data_workers: int = 4
+    """Threads that decode images ahead of the training step."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "total_kimg", "generator_lr", "discriminator_lr", "ema_half_life_kimg",
+            "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg",
+        ):  # fmt: skip
+            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("batch_size", "r1_interval"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("r1_gamma", "sdf_regularizer_weight", "data_workers"):
+            _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
+        _check(0 <= self.style_mixing_probability <= 1, f"style_mixing_probability must be 0 to 1, not {self.style_mixing_probability}")
+        _check(-1 <= self.background <= 1, f"background must be in [-1, 1], not {self.background}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a checkpoint is measured."""
+
+    samples_per_reference: int = 5
+    """Generated shapes per held-out shape."""
+    surface_points: int = 2048
+    """Points per shape for the Chamfer distance."""
+    truncation_psi: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_reference", "surface_points"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """What is exported and how the demo samples it."""
+
+    texture_resolution: int = 1024
+    truncation_psi: float = 0.7
+    """Default of a request that names none."""
+    max_batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        _check(_power_of_two(self.texture_resolution, 64) and self.texture_resolution <= 4096,
+               f"texture_resolution must be a power of two from 64 to 4096, not {self.texture_resolution}")  # fmt: skip
+        _check(self.max_batch_size >= 1, f"max_batch_size must be at least 1, not {self.max_batch_size}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole params file."""
+
+    name: str = "car_1024"
+    meshes: MeshesConfig = field(default_factory=MeshesConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.render.resolution == self.model.image_resolution,
+            f"render.resolution ({self.render.resolution}) must equal model.image_resolution "
+            f"({self.model.image_resolution})",
+        )
+
+
+def load_config(path: Path) -> Config:
+    """Reads and checks a params file. Raises InputError."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        presets = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+        raise InputError(f"{path}: no such params file; start from a preset in {CONFIG_DIR} ({presets})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    return config_from_dict(data if data is not None else {}, str(path))
+
+
+def config_from_dict(data: Any, source: str = "configuration") -> Config:
+    """Builds a Config from plain values (the inverse of `dataclasses.asdict`). Raises InputError."""
+    return _build(Config, data, source, "")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON-able values."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in _walk(config)}
+
+
+def _walk(config: Any) -> typing.Iterator[tuple[str, Any]]:
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        yield item.name, config_to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _build(cls: type, data: Any, source: str, prefix: str) -> Any:
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: {prefix or 'the file'} must be a mapping of settings, not {_kind(data)}")
+    hints = typing.get_type_hints(cls)
+    known = [item.name for item in dataclasses.fields(cls)]
+    values = {}
+    for key, value in data.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise InputError(f"{source}: unknown setting {name}; did you mean {near}?")
+        values[key] = _convert(hints[key], value, source, name)
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {prefix + '.' if prefix else ''}{error}") from None
+
+
+def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, source, name)
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        hint = next(item for item in typing.get_args(hint) if item is not type(None))
+        origin = typing.get_origin(hint)
+    if origin is tuple:
+        items = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(items):
+            raise InputError(f"{source}: {name} must be a list of {len(items)} values, not {value!r}")
+        return tuple(_convert(h, v, source, f"{name}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        raise InputError(f"{source}: {name} must be {hint.__name__}, not {value!r} ({_kind(value)})")
+    if hint is float and value != value:
+        raise InputError(f"{source}: {name} must be a number, not nan")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -1,0 +1,32 @@
+"""The rule for shapes whose SDF has one sign everywhere.
+
+Source: GET3D (Gao et al. 2022), appendix: an empty shape gets a forced sign change, so that rendering stays
+defined, and a pull of its SDF values towards zero instead of a gradient through the mesh.
+
+Shape legend: B batch, N grid vertices
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from get3d_model.isosurface.base import IsosurfaceGrid
+
+
+def repair_empty_shapes(sdf_BN: Tensor, deform_BN3: Tensor, grid: IsosurfaceGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns (sdf_BN, deform_BN3, empty_B, regulariser_B).
+
+    For an empty shape the centre vertex is set to +1 and the boundary to -1, SDF and deformation are detached,
+    and the regulariser is mean |sdf| (with its gradient); all else passes through untouched.
+    """
+    inside_BN = sdf_BN > 0
+    empty_B = inside_BN.all(dim=1) | ~inside_BN.any(dim=1)
+    forced_N = torch.zeros_like(sdf_BN[0])
+    forced_N = torch.where(grid.boundary_N, -torch.ones_like(forced_N), forced_N)
+    forced_N = forced_N.index_fill(0, grid.center_index.reshape(1), 1.0)
+    repaired_BN = torch.where(forced_N != 0, forced_N, sdf_BN.detach())
+    regulariser_B = torch.where(empty_B, sdf_BN.abs().mean(dim=1), sdf_BN.new_zeros(()))
+    sdf_BN = torch.where(empty_B[:, None], repaired_BN, sdf_BN)
+    deform_BN3 = torch.where(empty_B[:, None, None], deform_BN3.detach(), deform_BN3)
+    return sdf_BN, deform_BN3, empty_B, regulariser_B

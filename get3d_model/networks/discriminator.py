@@ -1,0 +1,127 @@
+"""Two StyleGAN2 discriminators, on RGB and on the silhouette, conditioned on the camera by projection.
+
+Source: GET3D (Gao et al. 2022), section 3.3; StyleGAN2 (Karras et al. 2020); projection, Miyato & Koyama 2018.
+
+Shape legend: B batch, C channels, H W size, E camera encoding
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from get3d_model.networks.layers import Conv2d, FullyConnected
+from get3d_model.networks.mapping import ConditionMapping
+from get3d_model.networks.synthesis import block_channels, block_resolutions
+from get3d_model.ops.resample import downsample_2x
+
+CAMERA_FREQUENCIES = (1.0, 2.0, 4.0)
+CAMERA_ENCODING_DIM = 2 + 2 * 2 * len(CAMERA_FREQUENCIES)
+MINIBATCH_STD_GROUP = 4
+
+
+def encode_camera(angles_B2: Tensor) -> Tensor:
+    """Raw (rotation, elevation) in radians with their sines and cosines at 1, 2 and 4 times; returns B14."""
+    parts = [angles_B2]
+    for frequency in CAMERA_FREQUENCIES:
+        parts += [torch.sin(angles_B2 * frequency), torch.cos(angles_B2 * frequency)]
+    return torch.cat(parts, dim=1)
+
+
+def minibatch_std(x_BCHW: Tensor, group_size: int = MINIBATCH_STD_GROUP) -> Tensor:
+    """Appends one channel: the mean over features of the standard deviation within groups of the batch.
+
+    A batch that `group_size` does not divide uses the largest smaller group that does.
+    """
+    batch, channels, height, width = x_BCHW.shape
+    group = max(g for g in range(1, min(group_size, batch) + 1) if batch % g == 0)
+    # Sample b belongs to group b mod (batch / group), as in the published layout.
+    grouped = x_BCHW.float().view(group, -1, channels, height, width)
+    deviation = (grouped - grouped.mean(dim=0)).square().mean(dim=0).add(1e-8).sqrt()
+    statistic = deviation.mean(dim=(1, 2, 3)).repeat(group).to(x_BCHW.dtype)
+    return torch.cat([x_BCHW, statistic[:, None, None, None].expand(-1, 1, height, width)], dim=1)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Adds `fromrgb` of the image at this resolution to the features, then halves the resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, image_channels: int, clamp: float | None) -> None:
+        super().__init__()
+        self.fromrgb = Conv2d(image_channels, in_channels, 1, clamp=clamp)
+        self.conv0 = Conv2d(in_channels, in_channels, 3, clamp=clamp)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, down=True, clamp=clamp)
+
+    def forward(self, x: Tensor | None, image: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        features = self.fromrgb(image.to(dtype))
+        x = features if x is None else x.to(dtype) + features
+        return self.conv1(self.conv0(x)), downsample_2x(image)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """4x4: `fromrgb`, minibatch standard deviation, conv, fc, out."""
+
+    def __init__(self, channels: int, image_channels: int) -> None:
+        super().__init__()
+        self.fromrgb = Conv2d(image_channels, channels, 1)
+        self.conv = Conv2d(channels + 1, channels, 3)
+        self.fc = FullyConnected(channels * 16, channels, activate=True)
+        self.out = FullyConnected(channels, channels)
+
+    def forward(self, x_BCHW: Tensor, image_BCHW: Tensor) -> Tensor:
+        x = x_BCHW.float() + self.fromrgb(image_BCHW.float())
+        x = self.conv(minibatch_std(x))
+        # The published weights flatten in channel, row, column order, whatever the memory format.
+        return self.out(self.fc(x.contiguous().flatten(1)))
+
+
+class Discriminator(nn.Module):
+    """Scores RGBA images (RGB in [-1, 1], silhouette in [0, 1]) given their cameras.
+
+    Returns (logits_B1, logits_mask_B1).
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channel_base: int,
+        channel_max: int,
+        num_half_precision_blocks: int = 0,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.half_precision_from = resolution >> num_half_precision_blocks
+        self.resolutions = block_resolutions(resolution)[:0:-1]
+        self.channels = block_channels(4, channel_base, channel_max)
+        for prefix, image_channels in (("", 3), ("mask_", 1)):
+            for res in self.resolutions:
+                block = DiscriminatorBlock(
+                    block_channels(res, channel_base, channel_max),
+                    block_channels(res // 2, channel_base, channel_max),
+                    image_channels,
+                    clamp if res > self.half_precision_from else None,
+                )
+                self.add_module(f"{prefix}b{res}", block)
+            self.add_module(f"{prefix}b4", DiscriminatorEpilogue(self.channels, image_channels))
+            self.add_module(f"{prefix}mapping", ConditionMapping(CAMERA_ENCODING_DIM, self.channels))
+
+    def forward(
+        self, rgba_B4HW: Tensor, angles_B2: Tensor, half_dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        encoding_BE = encode_camera(angles_B2)
+        return (
+            self._score("", rgba_B4HW[:, :3], encoding_BE, half_dtype),
+            self._score("mask_", rgba_B4HW[:, 3:], encoding_BE, half_dtype),
+        )
+
+    def _score(self, prefix: str, image_BCHW: Tensor, encoding_BE: Tensor, half_dtype: torch.dtype) -> Tensor:
+        x: Tensor | None = None
+        image = image_BCHW.contiguous(memory_format=torch.channels_last)
+        for res in self.resolutions:
+            dtype = half_dtype if res > self.half_precision_from else torch.float32
+            x, image = getattr(self, f"{prefix}b{res}")(x, image, dtype)
+        features_BC = getattr(self, f"{prefix}b4")(x, image)
+        projection_BC = getattr(self, f"{prefix}mapping")(encoding_BE)
+        return (features_BC * projection_BC).sum(dim=1, keepdim=True) / math.sqrt(self.channels)

@@ -1,0 +1,32 @@
+"""The fields read from the tri-planes: SDF, deformation and texture, each a modulated MLP.
+
+Source: GET3D (Gao et al. 2022), appendix A.
+
+Shape legend: B batch, P points, C features, D w width, L layers (copies of w)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from get3d_model.networks.layers import ModulatedLinear
+
+
+class ModulatedMLP(nn.Module):
+    """`hidden_layers` modulated layers of width `width`, then a linear modulated layer."""
+
+    def __init__(self, in_features: int, width: int, out_features: int, hidden_layers: int, w_dim: int) -> None:
+        super().__init__()
+        sizes = [in_features] + [width] * hidden_layers + [out_features]
+        self.layers = nn.ModuleList(
+            ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers) for i in range(hidden_layers + 1)
+        )
+
+    @property
+    def num_ws(self) -> int:
+        return len(self.layers)
+
+    def forward(self, x_BPC: Tensor, ws_BLD: Tensor) -> Tensor:
+        for layer, w_BD in zip(self.layers, ws_BLD.unbind(dim=1), strict=True):
+            x_BPC = layer(x_BPC, w_BD)
+        return x_BPC

@@ -1,0 +1,78 @@
+"""Style-modulated convolution and fully connected layers.
+
+Source: StyleGAN2 (Karras et al. 2020), section 2.2 and appendix B. Scaling the input channels by the style,
+convolving with the shared weight, and scaling the output channels by the demodulation factor equals
+modulating the weight per sample, and keeps one ordinary convolution for the whole batch.
+
+Shape legend: B batch, I input channels, O output channels, K kernel size, H W size, P points
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from get3d_model.ops.resample import low_pass, low_pass_kernel
+
+DEMODULATION_EPS = 1e-8
+
+
+def demodulation(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
+    """1 / L2 norm of every modulated output filter; returns BO.
+
+    weight_OI may carry kernel dimensions (OIKK); they are summed first, so that the batch is one matrix product.
+    """
+    energy_OI = weight_OI.float().square()
+    if energy_OI.ndim > 2:
+        energy_OI = energy_OI.flatten(2).sum(dim=2)
+    return torch.rsqrt(style_BI.float().square() @ energy_OI.T + DEMODULATION_EPS)
+
+
+def modulated_conv2d(x_BIHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool = True) -> Tensor:
+    """Modulated 'same' convolution; returns BOHW."""
+    x = x_BIHW * style_BI.to(x_BIHW.dtype)[:, :, None, None]
+    out = F.conv2d(x, weight_OIKK.to(x.dtype), padding=weight_OIKK.shape[-1] // 2)
+    if demodulate:
+        out = out * demodulation(weight_OIKK, style_BI).to(out.dtype)[:, :, None, None]
+    return out
+
+
+def modulated_conv2d_up(x_BIHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor) -> Tensor:
+    """Modulated transposed convolution of stride 2 followed by the low-pass filter with gain 4.
+
+    Returns BO(2H)(2W). Transposed convolution and filter are both linear, so their kernels are merged into
+    one 6x6 kernel and its four phases run as one 3x3 convolution at the low resolution (sub-pixel
+    convolution): there is no full-resolution filtering pass.
+    """
+    outputs, inputs = weight_OIKK.shape[:2]
+    merged_O66 = merge_with_low_pass(weight_OIKK) * 4.0
+    # Output row 2y + p reads input rows y-1, y, y+1 through merged taps p+4, p+2, p (after the flip below).
+    phases = merged_O66.flip(2, 3).view(outputs, inputs, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4)
+    phases = phases.flip(1, 2).reshape(outputs * 4, inputs, 3, 3)
+    x = x_BIHW * style_BI.to(x_BIHW.dtype)[:, :, None, None]
+    out = F.pixel_shuffle(F.conv2d(x, phases.to(x.dtype), padding=1), 2)
+    return out * demodulation(weight_OIKK, style_BI).to(out.dtype)[:, :, None, None]
+
+
+def merge_with_low_pass(weight_OIKK: Tensor) -> Tensor:
+    """The full convolution of every 3x3 filter with the 4x4 low-pass kernel; returns OI66."""
+    outputs, inputs = weight_OIKK.shape[:2]
+    kernel = low_pass_kernel(weight_OIKK.device, weight_OIKK.dtype)[None, None]
+    merged = F.conv2d(weight_OIKK.reshape(outputs * inputs, 1, 3, 3), kernel, padding=3)
+    return merged.view(outputs, inputs, 6, 6)
+
+
+def conv2d_down(x_BIHW: Tensor, weight_OIKK: Tensor) -> Tensor:
+    """Low-pass filter, then a 3x3 convolution of stride 2; returns BO(H/2)(W/2)."""
+    return F.conv2d(low_pass(x_BIHW, padding=2), weight_OIKK.to(x_BIHW.dtype), stride=2)
+
+
+def modulated_linear(x_BPI: Tensor, weight_OI: Tensor, style_BI: Tensor) -> Tensor:
+    """Modulated, demodulated fully connected layer applied to every point; returns BPO.
+
+    With few channels and many points it is cheapest to modulate the weight (B x O x I values).
+    """
+    weight_BOI = weight_OI[None] * style_BI[:, None, :]
+    weight_BOI = weight_BOI * demodulation(weight_OI, style_BI).to(weight_BOI.dtype)[:, :, None]
+    return torch.bmm(x_BPI, weight_BOI.transpose(1, 2).to(x_BPI.dtype))
