@@ -19,13 +19,19 @@ from torch import Tensor, nn
 from get3d_model.errors import InputError
 
 TET_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+# A quad of case 2-2 is split between edges (0,2)-(1,3), or (0,3)-(1,2) where it does not have the former: the
+# published choice, read off the reference meshes.
+QUAD_DIAGONALS = ((1, 4), (2, 3))
 
 
 class TetrahedralGrid(nn.Module):
-    """Vertices, consistently oriented tetrahedra, and the tables derived from them once.
+    """Vertices, tetrahedra, and the tables derived from them once.
+
+    The tetrahedra are taken as they are: extracted faces wind outward where a tetrahedron's volume is positive,
+    which `orient_tetrahedra` ensures and `bcc_grid` does.
 
     resolution: lattice layers along one side; the spacing that bounds the deformation is 1 / resolution.
-    vertices_N3: world units. tets_T4: positive volume. edges_E2: unique, ascending vertex indices.
+    vertices_N3: world units. edges_E2: unique, ascending vertex indices.
     tet_edges_T6: the edge index of each tetrahedron's edges in TET_EDGES order.
     center_index: the vertex nearest to the origin. boundary_N: bool, vertices on the bounding box.
     """
@@ -34,7 +40,7 @@ class TetrahedralGrid(nn.Module):
         super().__init__()
         self.resolution = resolution
         vertices = vertices_N3.detach().cpu().double().numpy()
-        tets = orient_tetrahedra(vertices, tets_T4.detach().cpu().numpy().astype(np.int64))
+        tets = tets_T4.detach().cpu().numpy().astype(np.int64)
         edges, tet_edges = unique_edges(tets, len(vertices))
         low, high = vertices.min(axis=0), vertices.max(axis=0)
         tolerance = 1e-6 * (high - low).max()
@@ -88,7 +94,8 @@ def bcc_grid(resolution: int, scale: float) -> TetrahedralGrid:
             c, q = center[inner], [r[face] for r in ring]
             tets.append(np.stack([c, q[0], q[1], q[2]], axis=-1).reshape(-1, 4))
             tets.append(np.stack([c, q[0], q[2], q[3]], axis=-1).reshape(-1, 4))
-    return TetrahedralGrid(torch.from_numpy(vertices), torch.from_numpy(np.concatenate(tets)), resolution)
+    oriented_T4 = orient_tetrahedra(vertices, np.concatenate(tets))
+    return TetrahedralGrid(torch.from_numpy(vertices), torch.from_numpy(oriented_T4), resolution)
 
 
 def orient_tetrahedra(vertices_N3: np.ndarray, tets_T4: np.ndarray) -> np.ndarray:
@@ -133,7 +140,10 @@ def triangle_table() -> tuple[np.ndarray, np.ndarray]:
             pairs = [pairs[0], *pairs[:0:-1]]
         ids = [edge_of[p] for p in pairs]
         count[code] = len(ids) - 2
-        table[code, 0] = ids[0], ids[1], ids[2]
+        table[code, 0] = ids[:3]
         if len(ids) == 4:
+            while (min(ids[0], ids[2]), max(ids[0], ids[2])) not in QUAD_DIAGONALS:
+                ids = ids[1:] + ids[:1]
+            table[code, 0] = ids[0], ids[1], ids[2]
             table[code, 1] = ids[0], ids[2], ids[3]
     return count, table

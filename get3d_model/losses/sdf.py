@@ -20,7 +20,8 @@ def sdf_sign_cross_entropy(sdf_BN: Tensor, edges_E2: Tensor) -> Tensor:
     """
     a_BE = sdf_BN.index_select(1, edges_E2[:, 0])
     b_BE = sdf_BN.index_select(1, edges_E2[:, 1])
-    crossed_BE = (a_BE > 0) != (b_BE > 0)
+    # A value of exactly zero differs from either sign, as in the published implementation.
+    crossed_BE = torch.sign(a_BE) != torch.sign(b_BE)
     count = crossed_BE.sum().clamp(min=1)
     entropy_BE = F.binary_cross_entropy_with_logits(
         a_BE, (b_BE > 0).to(a_BE.dtype), reduction="none"

@@ -23,11 +23,11 @@ MINIBATCH_STD_GROUP = 4
 
 
 def encode_camera(angles_B2: Tensor) -> Tensor:
-    """Raw (rotation, elevation) in radians with their sines and cosines at 1, 2 and 4 times; returns B14."""
-    parts = [angles_B2]
+    """Sines and cosines of (rotation, elevation) in radians at 1, 2 and 4 times, then the raw angles; B14."""
+    parts = []
     for frequency in CAMERA_FREQUENCIES:
         parts += [torch.sin(angles_B2 * frequency), torch.cos(angles_B2 * frequency)]
-    return torch.cat(parts, dim=1)
+    return torch.cat([*parts, angles_B2], dim=1)
 
 
 def minibatch_std(x_BCHW: Tensor, group_size: int = MINIBATCH_STD_GROUP) -> Tensor:

@@ -1,0 +1,1 @@
+"""`python -m tests.parity FOLDER`: our arrays against the published implementation's."""

@@ -1,0 +1,71 @@
+"""Rasterised surface points of a batch of meshes, one camera each, ready for a texture field.
+
+The field is queried only where a surface is seen: the covered pixels of each image are packed to the front of a
+padded point array.
+
+Shape legend: B batch (meshes and images), V F packed vertices and faces, H W image size, Q covered pixels of the
+whole batch, P points per shape after padding
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from get3d_model.rendering.base import Rasterizer
+from get3d_model.types import Camera, PackedMeshes
+
+
+@dataclass(frozen=True)
+class VisibleSurface:
+    """What the cameras see.
+
+    clip_V4: clip-space vertices, differentiable. rast_BHW4: the rasteriser's buffer.
+    points_BP3: world positions of each image's covered pixels, padded with zeros (no gradient).
+    image_Q, slot_Q: for every covered pixel of the batch, its image and its slot in points_BP3.
+    pixel_Q: its flat index b * H * W + y * W + x.
+    """
+
+    clip_V4: Tensor
+    rast_BHW4: Tensor
+    points_BP3: Tensor
+    image_Q: Tensor
+    slot_Q: Tensor
+    pixel_Q: Tensor
+
+    @property
+    def coverage_BHW1(self) -> Tensor:
+        """1 where a surface is seen, else 0."""
+        return (self.rast_BHW4[..., 3:] > 0).to(self.clip_V4.dtype)
+
+
+def clip_positions(meshes: PackedMeshes, camera: Camera) -> Tensor:
+    """Clip-space positions of all packed vertices, mesh b seen by camera b; V4."""
+    counts_B = meshes.vertex_ranges_B2[:, 1].to(meshes.vertices_V3.device).long()
+    shape_V = torch.repeat_interleave(
+        torch.arange(len(meshes), device=counts_B.device), counts_B, output_size=meshes.vertices_V3.shape[0]
+    )
+    matrix_V44 = camera.world2clip_B44.to(meshes.vertices_V3.device)[shape_V]
+    return (matrix_V44[:, :, :3] @ meshes.vertices_V3[:, :, None]).squeeze(-1) + matrix_V44[:, :, 3]
+
+
+def visible_surface(
+    rasterizer: Rasterizer, meshes: PackedMeshes, camera: Camera, resolution: int
+) -> VisibleSurface:
+    """Rasterises mesh b with camera b."""
+    clip_V4 = clip_positions(meshes, camera).contiguous()
+    with torch.no_grad():
+        rast_BHW4 = rasterizer.rasterize(
+            clip_V4.detach(), meshes.faces_F3, meshes.face_ranges_B2, (resolution, resolution)
+        )
+        positions_BHW3 = rasterizer.interpolate(meshes.vertices_V3.detach().contiguous(), rast_BHW4, meshes.faces_F3)
+        covered_BP = rast_BHW4[..., 3].flatten(1) > 0
+        counts_B = covered_BP.sum(dim=1)
+        pixel_Q = covered_BP.flatten().nonzero().squeeze(1)
+        image_Q = pixel_Q // covered_BP.shape[1]
+        slot_Q = torch.arange(len(pixel_Q), device=pixel_Q.device) - (counts_B.cumsum(0) - counts_B)[image_Q]
+        points_BP3 = positions_BHW3.new_zeros(len(meshes), max(int(counts_B.max()), 1), 3)
+        points_BP3[image_Q, slot_Q] = positions_BHW3.reshape(-1, 3)[pixel_Q]
+    return VisibleSurface(clip_V4, rast_BHW4, points_BP3, image_Q, slot_Q, pixel_Q)

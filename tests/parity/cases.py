@@ -1,0 +1,139 @@
+"""One function per kind of case: (configuration, expected arrays) -> our arrays by the same names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from get3d_model.cameras import FIELD_OF_VIEW_RAD, orbit_camera, orbit_positions, perspective_projection
+from get3d_model.config import ModelConfig
+from get3d_model.generator import Generator
+from get3d_model.isosurface.grid import TetrahedralGrid
+from get3d_model.isosurface.marching_tets import MarchingTetrahedra
+from get3d_model.losses.adversarial import image_gradient
+from get3d_model.losses.sdf import sdf_sign_cross_entropy
+from get3d_model.networks.discriminator import Discriminator, encode_camera
+from tests.parity.weights import load_reference_weights, seeded_normal, seeded_uniform
+
+Arrays = dict[str, np.ndarray]
+
+
+class NotImplementedCase(Exception):
+    """This kind of model is not built yet; the reason is the message."""
+
+
+def camera_case(case: dict[str, Any], expected: Arrays) -> Arrays:
+    result: Arrays = {"projection": perspective_projection(FIELD_OF_VIEW_RAD).numpy()}
+    for name in expected:
+        if name.startswith("rotation_elevation_radius"):
+            index = name.removeprefix("rotation_elevation_radius")
+            rotation, elevation, radius = (float(v) for v in expected[name])
+            rotation_B, elevation_B = torch.tensor([rotation]), torch.tensor([elevation])
+            result[name] = expected[name]
+            result[f"world2cam{index}"] = orbit_camera(rotation_B, elevation_B, radius).world2cam_B44[0].numpy()
+            result[f"origin{index}"] = orbit_positions(rotation_B, elevation_B, radius)[0].numpy()
+    return result
+
+
+def model_config(published: dict[str, Any]) -> ModelConfig:
+    """Our configuration of a published one. Raises NotImplementedCase for what is not built."""
+    if not published["one_3d_generator"]:
+        raise NotImplementedCase("separate generators")
+    if published["iso_surface"] != "dmtet":
+        raise NotImplementedCase(f"isosurface {published['iso_surface']}")
+    if published.get("c_dim"):
+        raise NotImplementedCase("class conditioning")
+    return ModelConfig(
+        z_dim=published["z_dim"],
+        w_dim=published["w_dim"],
+        mapping_layers=published["mapping_kwargs"].get("num_layers", 8),
+        tri_plane_resolution=published["tri_plane_resolution"],
+        channel_base=published["channel_base"],
+        channel_max=published["channel_max"],
+        mlp_hidden_layers=published["n_implicit_layer"],
+        mlp_width=published["mlp_latent_channel"],
+        texture_features=published["feat_channel"],
+        tet_res=published["tet_res"],
+        grid_scale=published["dmtet_scale"],
+        deformation_multiplier=published["deformation_multiplier"],
+        image_resolution=published["img_resolution"],
+        num_half_precision_blocks=published["num_fp16_res"],
+    )
+
+
+def scaled_copies(w_BD: torch.Tensor, count: int) -> torch.Tensor:
+    """Copy i of w times 1 + 0.05 i, so that a wrong ws index shows."""
+    return torch.stack([w_BD * (1 + 0.05 * i) for i in range(count)], dim=1)
+
+
+@torch.no_grad()
+def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
+    config = model_config(case["config"])
+    batch, salt = case["batch"], case["salt"]
+    grid = TetrahedralGrid(
+        torch.from_numpy(expected["grid_verts"]), torch.from_numpy(expected["grid_tets"]), config.tet_res
+    )
+    model = Generator(config, MarchingTetrahedra(grid)).eval()
+    load_reference_weights(model, case["shapes"], salt)
+    synthesis = model.synthesis
+
+    latent = (batch, config.z_dim)
+    z_geo = torch.from_numpy(seeded_normal(salt, f"input:{name}zg", latent))
+    z_tex = torch.from_numpy(seeded_normal(salt, f"input:{name}zt", latent))
+    w_geo, w_tex = model.mapping_geo(z_geo), model.mapping(z_tex)
+    result: Arrays = {
+        "ws_tex": w_tex.numpy(),
+        "ws_geo": w_geo.numpy(),
+        "ws_tex_psi07": model.mapping(z_tex, truncation_psi=0.7).numpy(),
+        "num_ws_tex": np.asarray(model.num_ws_tex),
+        "num_ws_geo": np.asarray(model.num_ws_geo),
+        "grid_verts": grid.vertices_N3.numpy(),
+        "grid_tets": expected["grid_tets"],
+    }
+    ws_geo, ws_tex = scaled_copies(w_geo, model.num_ws_geo), scaled_copies(w_tex, model.num_ws_tex)
+    planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
+    step = planes_geo.shape[-1] // 32
+    result["planes_geo"] = planes_geo[:, ::4, ::step, ::step].numpy()
+    result["planes_tex"] = planes_tex[:, ::4, ::step, ::step].numpy()
+
+    geometry = synthesis.geometry(planes_geo, ws_geo)
+    result["sdf"] = geometry.sdf_BN[..., None].numpy()
+    result["deformation"] = geometry.deform_BN3.numpy()
+    result["reg"] = geometry.empty_regulariser_B.numpy()
+    centred = geometry.sdf_BN - geometry.sdf_BN.median(dim=1, keepdim=True).values
+    result["sdf_centred"] = centred[..., None].numpy()
+    result["sdf_reg_entropy"] = sdf_sign_cross_entropy(centred, grid.edges_E2).numpy()
+    meshes = synthesis.extractor(centred, geometry.deform_BN3)
+    for index in range(batch):
+        mesh = meshes.mesh(index)
+        result[f"verts{index}"], result[f"faces{index}"] = mesh.vertices_V3, mesh.faces_F3.astype(np.int64)
+
+    points = torch.from_numpy(seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (batch, 200, 3)))
+    result["tex_feat"] = synthesis.texture_features(planes_tex, points, ws_tex).numpy()
+    rgb = synthesis.point_colors(planes_tex, points, ws_tex)
+    result["rgb"] = rgb.transpose(1, 2).reshape(batch, 3, 10, 20).numpy()
+    return result
+
+
+def discriminator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
+    published, salt = case["config"], case["salt"]
+    if published.get("c_dim"):
+        raise NotImplementedCase("class conditioning")
+    resolution = published["img_resolution"]
+    model = Discriminator(resolution, published["channel_base"], published["channel_max"])
+    load_reference_weights(model, case["shapes"], salt)
+    batch = expected["logits"].shape[0]
+    image = torch.from_numpy(seeded_normal(salt, f"input:{name}img", (batch, 4, resolution, resolution)))
+    angles = torch.from_numpy(seeded_uniform(salt, f"input:{name}cam", 0, 3, (batch, 2)))
+    image.requires_grad_(True)
+    logits, logits_mask = model(image, angles)
+    gradient = image_gradient((logits, logits_mask), image).detach()
+    return {
+        "logits": logits.detach().numpy(),
+        "logits_mask": logits_mask.detach().numpy(),
+        "cam_enc": encode_camera(angles).numpy(),
+        "r1": gradient.square().sum(dim=(1, 2, 3)).numpy(),
+        "grad_slice": gradient[:, :, ::8, ::8].numpy(),
+    }
