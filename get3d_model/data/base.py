@@ -1,0 +1,170 @@
+"""What every data set reader and writer shares: samples, the sample table, PNG encoding, camera angles.
+
+Shape legend: B batch, N samples of a data set, H W image height and width, 4 RGBA channels
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from get3d_model.errors import InputError
+
+# Part of the file format: another level gives other bytes for the same picture.
+PNG_COMPRESS_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    rgba_4HW: uint8, straight alpha. angles_2: float32 (rotation, polar angle from +y) in radians.
+    """
+
+    rgba_4HW: Tensor
+    angles_2: Tensor
+    shape_id: str
+    view: int
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Samples stacked. rgba_B4HW: uint8, straight alpha. angles_B2: float32 radians, as in `Sample`."""
+
+    rgba_B4HW: Tensor
+    angles_B2: Tensor
+    shape_ids: tuple[str, ...]
+    views: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.shape_ids)
+
+    def pin_memory(self) -> SampleBatch:
+        """Called by a DataLoader with `pin_memory=True`."""
+        return SampleBatch(
+            self.rgba_B4HW.pin_memory(), self.angles_B2.pin_memory(), self.shape_ids, self.views
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered picture to be written.
+
+    rgba_HW4: uint8, straight alpha, row 0 at the top.
+    rotation_deg: in [0, 360). elevation_deg: above the horizon.
+    """
+
+    rgba_HW4: np.ndarray
+    rotation_deg: float
+    elevation_deg: float
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """The images of a data set without their pixels, ordered by shape, then view.
+
+    shape_ids: sorted. shape_N: int32 index into `shape_ids`. view_N: int32.
+    rotation_deg_N, elevation_deg_N: float64 degrees; elevation is measured up from the horizon.
+    """
+
+    shape_ids: tuple[str, ...]
+    shape_N: np.ndarray
+    view_N: np.ndarray
+    rotation_deg_N: np.ndarray
+    elevation_deg_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shape_N)
+
+
+class SampleSource(Protocol):
+    """A data set on disk: the shard format or the published layout.
+
+    resolution: image height and width in pixels (images are square).
+    splits: shape ids of every split.
+    """
+
+    path: Path
+    layout: str
+    table: SampleTable
+    resolution: int
+    splits: dict[str, list[str]]
+
+    def read_png(self, index: int) -> bytes:
+        """The encoded image `index` of the table. Raises InputError when the file cannot be read."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Where image `index` is stored, for messages."""
+        ...
+
+
+def polar_angles_rad(rotation_deg: np.ndarray, elevation_deg: np.ndarray) -> np.ndarray:
+    """(..., 2) float32 (rotation, polar angle from +y) in radians, the published convention.
+
+    `rotation * pi / 180` and `(90 - elevation) * pi / 180`, computed in float64.
+    """
+    rotation_deg, elevation_deg = np.asarray(rotation_deg, np.float64), np.asarray(elevation_deg, np.float64)
+    return np.stack([np.deg2rad(rotation_deg), np.deg2rad(90.0 - elevation_deg)], axis=-1).astype(np.float32)
+
+
+def encode_png(rgba_HW4: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 RGBA picture; the same picture gives the same bytes."""
+    if rgba_HW4.dtype != np.uint8 or rgba_HW4.ndim != 3 or rgba_HW4.shape[2] != 4:
+        raise ValueError(f"expected a uint8 (H, W, 4) picture, got {rgba_HW4.dtype} {rgba_HW4.shape}")
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(rgba_HW4))
+    picture.save(buffer, format="PNG", compress_level=PNG_COMPRESS_LEVEL, optimize=False)
+    return buffer.getvalue()
+
+
+def decode_png(content: bytes, where: str) -> np.ndarray:
+    """uint8 (H, W, 4) pixels. `where` names the image in the InputError that a bad one raises."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            mode = picture.mode
+            pixels = np.asarray(picture)
+    except Exception as error:
+        # Pillow raises OSError, SyntaxError, ValueError, zlib.error and others for damaged files.
+        raise InputError(
+            f"{where}: the image cannot be decoded ({error}); render the data set again"
+        ) from error
+    if mode != "RGBA":
+        raise InputError(
+            f"{where}: the image is {mode}, not RGBA; render again with a transparent background,"
+            " because training needs the silhouette in the alpha channel"
+        )
+    return pixels
+
+
+def table_from_rows(rows: Sequence[tuple[str, int, float, float]]) -> tuple[SampleTable, np.ndarray]:
+    """A table from (shape id, view, rotation_deg, elevation_deg) rows, and the order that sorts the rows."""
+    order = np.array(sorted(range(len(rows)), key=lambda i: rows[i][:2]), dtype=np.int64)
+    shape_ids = tuple(sorted({row[0] for row in rows}))
+    position = {shape_id: i for i, shape_id in enumerate(shape_ids)}
+    table = SampleTable(
+        shape_ids,
+        np.array([position[rows[i][0]] for i in order], np.int32),
+        np.array([rows[i][1] for i in order], np.int32),
+        np.array([rows[i][2] for i in order], np.float64),
+        np.array([rows[i][3] for i in order], np.float64),
+    )
+    return table, order
+
+
+def stack_samples(samples: Sequence[Sample]) -> SampleBatch:
+    """Stacks samples: the `collate_fn` of a DataLoader over a `RenderedDataset`."""
+    return SampleBatch(
+        torch.stack([sample.rgba_4HW for sample in samples]),
+        torch.stack([sample.angles_2 for sample in samples]),
+        tuple(sample.shape_id for sample in samples),
+        tuple(sample.view for sample in samples),
+    )

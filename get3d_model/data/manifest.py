@@ -1,0 +1,102 @@
+"""`manifest.json`: what a rendered data set holds. Written last: a folder without it is not finished."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from get3d_model.errors import InputError
+from get3d_model.files import write_json_atomic
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the data set. file: path relative to the data set, with forward slashes."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardEntry(StoredFile):
+    """One tar. samples: number of images. shapes: ids, in the order they are stored."""
+
+    samples: int
+    shapes: list[str]
+
+
+@dataclass(frozen=True)
+class SourceMesh:
+    """The mesh a shape came from.
+
+    source: path relative to the mesh folder. sha256: of the file and of the files it names (textures ...).
+    """
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    resolution: pixels; views_per_shape: images of every shape; category: a name, or None.
+    settings: the render settings, as the render step wrote them.
+    renderer_version: changes when the same settings give other pixels.
+    shapes, rejected: source meshes by shape id. splits: shape ids by split name.
+    shards: empty when only the published layout was written. index: the sample index beside the shards.
+    """
+
+    resolution: int
+    views_per_shape: int
+    category: str | None
+    settings: dict[str, Any]
+    renderer_version: str
+    shapes: dict[str, SourceMesh]
+    splits: dict[str, list[str]]
+    shards: list[ShardEntry]
+    index: StoredFile | None
+    rejected: dict[str, SourceMesh] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_manifest(data_dir: Path) -> Manifest:
+    """Reads `data_dir/manifest.json`. Raises InputError when it is missing, damaged or of another version."""
+    path = Path(data_dir) / MANIFEST_NAME
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run `get3d render` until it finishes") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); render the data set again") from error
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version!r}, this program reads {FORMAT_VERSION};"
+            " render the data set again"
+        )
+    try:
+        value["shards"] = [ShardEntry(**entry) for entry in value["shards"]]
+        value["index"] = None if value["index"] is None else StoredFile(**value["index"])
+        for key in ("shapes", "rejected"):
+            value[key] = {shape_id: SourceMesh(**entry) for shape_id, entry in value[key].items()}
+        return Manifest(**value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); render the data set again") from error
+
+
+def write_manifest(data_dir: Path, manifest: Manifest) -> None:
+    write_json_atomic(Path(data_dir) / MANIFEST_NAME, manifest.to_json())

@@ -1,0 +1,163 @@
+"""The published layout: loose PNG files and two camera arrays per shape.
+
+    img/<category>/<shape id>/000.png ...                    RGBA
+    camera/<category>/<shape id>/{rotation,elevation}.npy    degrees, one value per image
+
+The category level may be absent. Source: the published data sets of GET3D (Gao et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from get3d_model.data.base import View, encode_png, table_from_rows
+from get3d_model.data.splits import read_split_files
+from get3d_model.errors import InputError
+
+
+class PublishedSource:
+    """Access to the images of a data set in the published layout (a `SampleSource`)."""
+
+    layout = "published"
+
+    def __init__(
+        self, path: Path, split_files: Mapping[str, Path] | None = None, category: str | None = None
+    ) -> None:
+        """split_files: one file of shape ids per split; without them every shape belongs to `train`.
+
+        Raises InputError when images and cameras do not pair up.
+        """
+        self.path = Path(path)
+        self._images, self._cameras = _category_folders(self.path, category)
+        shapes = _subfolders(self._images)
+        if not shapes:
+            raise InputError(f"{self._images} holds no shape folder with images; check the data path")
+        rows = [row for shape in shapes for row in self._shape_rows(shape.name)]
+        for shape in _subfolders(self._cameras):
+            if not (self._images / shape.name).is_dir():
+                raise InputError(
+                    f"{shape} has cameras but no images; add {self._images / shape.name} or remove it"
+                )
+        self.table, _ = table_from_rows(rows)
+        self.resolution = self._first_size()
+        self.splits = read_split_files(split_files) if split_files else {"train": list(self.table.shape_ids)}
+
+    def _shape_rows(self, shape_id: str) -> list[tuple[str, int, float, float]]:
+        folder, cameras = self._images / shape_id, self._cameras / shape_id
+        views = []
+        for path in sorted(folder.glob("*.png")):
+            if not path.stem.isdigit():
+                raise InputError(
+                    f"{path} is not named by its view number (000.png, 001.png ...); rename or remove it"
+                )
+            views.append(int(path.stem))
+        if not views:
+            raise InputError(f"{folder} holds no PNG images; render this shape again or remove the folder")
+        angles = {}
+        for name in ("rotation", "elevation"):
+            path = cameras / f"{name}.npy"
+            if not path.is_file():
+                raise InputError(f"{path} is missing, so the images in {folder} have no camera; restore it")
+            try:
+                angles[name] = np.atleast_1d(np.load(path, allow_pickle=False).astype(np.float64).squeeze())
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(
+                    f"{path} cannot be read ({error}); restore it or render this shape again"
+                ) from error
+            if angles[name].ndim != 1 or len(angles[name]) != len(views):
+                raise InputError(
+                    f"{path} holds {angles[name].size} angles but {folder} holds {len(views)} images;"
+                    " every image needs one camera: render this shape again"
+                )
+        if sorted(views) != list(range(len(views))):
+            missing = min(set(range(len(views))) - set(views))
+            raise InputError(f"{folder / f'{missing:03d}.png'} is missing; render this shape again")
+        return [
+            (shape_id, view, float(angles["rotation"][view]), float(angles["elevation"][view]))
+            for view in sorted(views)
+        ]
+
+    def _first_size(self) -> int:
+        path = self._file(0)
+        try:
+            with Image.open(path) as picture:
+                return picture.size[0]
+        except Exception as error:
+            raise InputError(f"{path}: the image cannot be decoded ({error}); render it again") from error
+
+    def _file(self, index: int) -> Path:
+        shape_id = self.table.shape_ids[int(self.table.shape_N[index])]
+        return self._images / shape_id / f"{int(self.table.view_N[index]):03d}.png"
+
+    def read_png(self, index: int) -> bytes:
+        try:
+            return self._file(index).read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.describe(index)} cannot be read ({error}); check the disk") from error
+
+    def describe(self, index: int) -> str:
+        return str(self._file(index))
+
+
+def is_published(path: Path) -> bool:
+    return (Path(path) / "img").is_dir()
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _category_folders(path: Path, category: str | None) -> tuple[Path, Path]:
+    images, cameras = path / "img", path / "camera"
+    for folder in (images, cameras):
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} does not exist; the published layout needs img/ and camera/ side by side"
+            )
+    if category is None:
+        below = _subfolders(images)
+        if any(next(folder.glob("*.png"), None) for folder in below):
+            return images, cameras
+        if len(below) != 1:
+            names = ", ".join(folder.name for folder in below) or "nothing"
+            raise InputError(f"{images} holds {names}; name the one category to be used")
+        category = below[0].name
+    for folder in (images, cameras):
+        if not (folder / category).is_dir():
+            raise InputError(f"{folder / category} does not exist; check the category {category!r}")
+    return images / category, cameras / category
+
+
+def write_published_shape(root: Path, category: str, shape_id: str, views: Sequence[View]) -> None:
+    """Writes one shape. Not atomic: callers write into a folder that gets its final name afterwards."""
+    write_published_files(
+        root,
+        category,
+        shape_id,
+        (encode_png(view.rgba_HW4) for view in views),
+        [view.rotation_deg for view in views],
+        [view.elevation_deg for view in views],
+    )
+
+
+def write_published_files(
+    root: Path,
+    category: str,
+    shape_id: str,
+    pngs: Iterable[bytes],
+    rotation_deg: Sequence[float],
+    elevation_deg: Sequence[float],
+) -> None:
+    """As `write_published_shape`, for images that are encoded already."""
+    images = Path(root) / "img" / category / shape_id
+    cameras = Path(root) / "camera" / category / shape_id
+    for folder in (images, cameras):
+        folder.mkdir(parents=True, exist_ok=True)
+    for view, content in enumerate(pngs):
+        (images / f"{view:03d}.png").write_bytes(content)
+    np.save(cameras / "rotation.npy", np.asarray(rotation_deg, np.float64))
+    np.save(cameras / "elevation.npy", np.asarray(elevation_deg, np.float64))

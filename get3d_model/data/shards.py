@@ -1,0 +1,197 @@
+"""The shard format (WebDataset layout): tars of `<shape>_<view>.png` and `.json`, and their index.
+
+Layout of a data set:
+    manifest.json            see `manifest.py`; written last
+    index.npy                where every image lies and its camera: a data set opens without reading the tars
+    shards/000000.tar ...    all views of a shape lie in one tar, shapes in sorted order
+
+A *piece* is the tar content of one shape, without the end-of-archive blocks; a shard is its pieces, one
+after the other, and the end. So shapes are rendered in any order and the shards still have the same bytes.
+
+Shape legend: N samples
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from get3d_model.data.base import View, encode_png
+from get3d_model.data.manifest import ShardEntry, StoredFile
+from get3d_model.errors import InputError
+from get3d_model.files import atomic_path, sha256_file
+
+INDEX_NAME = "index.npy"
+# One row per image, in the order of the tars. `shape` counts in the sorted ids of the manifest's shapes.
+INDEX_DTYPE = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("offset", "<u8"),
+        ("length", "<u4"),
+        ("shape", "<u4"),
+        ("view", "<u4"),
+        ("rotation_deg", "<f8"),
+        ("elevation_deg", "<f8"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image inside a tar: where its PNG bytes lie, and its camera."""
+
+    shape_id: str
+    view: int
+    offset: int
+    length: int
+    rotation_deg: float
+    elevation_deg: float
+
+
+def shard_name(number: int) -> str:
+    return f"shards/{number:06d}.tar"
+
+
+def member_stem(shape_id: str, view: int) -> str:
+    return f"{shape_id}_{view:03d}"
+
+
+def check_shape_id(shape_id: str) -> None:
+    """A shape id must survive as a file name, and WebDataset ends a sample's key at the first dot."""
+    if not shape_id or "." in shape_id or "/" in shape_id or any(ord(letter) < 32 for letter in shape_id):
+        raise ValueError(f"shape id {shape_id!r} must be a file name without dots and slashes")
+
+
+def encode_piece(shape_id: str, views: Sequence[View], radius: float, fov_deg: float) -> bytes:
+    """The tar content of one shape's views: PNG and JSON of each; the same views give the same bytes."""
+    check_shape_id(shape_id)
+    blocks: list[bytes] = []
+    for number, view in enumerate(views):
+        camera = {
+            "shape": shape_id,
+            "view": number,
+            "rotation_deg": view.rotation_deg,
+            "elevation_deg": view.elevation_deg,
+            "radius": radius,
+            "fov_deg": fov_deg,
+        }
+        stem = member_stem(shape_id, number)
+        blocks += _tar_member(f"{stem}.png", encode_png(view.rgba_HW4))
+        blocks += _tar_member(f"{stem}.json", (json.dumps(camera, sort_keys=True) + "\n").encode())
+    return b"".join(blocks)
+
+
+def _tar_member(name: str, content: bytes) -> list[bytes]:
+    # TarInfo's own defaults are the pinned header: mode 0644, owner 0, modification time 0.
+    # PAX writes plain USTAR headers unless a name is too long for them or not ASCII.
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return [header, content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+
+
+def write_shard(path: Path, pieces: Iterable[bytes]) -> None:
+    """Writes the pieces and the end of the archive under a temporary name, then renames it to `path`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        for piece in pieces:
+            handle.write(piece)
+        handle.write(bytes(2 * tarfile.BLOCKSIZE))
+        handle.write(bytes(-handle.tell() % tarfile.RECORDSIZE))
+
+
+def scan_tar(path: Path) -> list[Member]:
+    """The images of a tar, as stored. Raises InputError for a damaged tar or an image without its camera."""
+    images: dict[str, tuple[int, int]] = {}
+    cameras: dict[str, dict[str, object]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                stem, _, suffix = info.name.rpartition(".")
+                if suffix == "png":
+                    images[stem] = (info.offset_data, info.size)
+                elif suffix == "json":
+                    cameras[stem] = json.loads(archive.extractfile(info).read())
+    except (OSError, tarfile.TarError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); render the data set again") from error
+    for stem in images.keys() ^ cameras.keys():
+        lacks = "camera (.json)" if stem in images else "image (.png)"
+        raise InputError(f"{path}: sample {stem} has no {lacks}; render the data set again")
+    try:
+        return [
+            Member(
+                str(cameras[stem]["shape"]),
+                int(cameras[stem]["view"]),
+                *images[stem],
+                float(cameras[stem]["rotation_deg"]),
+                float(cameras[stem]["elevation_deg"]),
+            )
+            for stem in images
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: a camera file is damaged ({error!r}); render the data set again"
+        ) from error
+
+
+def assemble_shards(
+    root: Path,
+    shape_ids: Sequence[str],
+    read_piece: Callable[[str], bytes],
+    shapes_per_shard: int,
+    on_shard: Callable[[list[str]], None] = lambda shape_ids: None,
+) -> tuple[list[ShardEntry], StoredFile]:
+    """Writes all shards and the index of a data set below `root`; returns their manifest entries.
+
+    read_piece: gives the piece of a shape id. on_shard: called with the ids of a shard once it is on disk.
+    A shard that is there already is kept: it has its final name, so it is complete, and an interrupted
+    call with the same arguments continues behind it.
+    """
+    ordered, entries = sorted(shape_ids), []
+    for number, first in enumerate(range(0, len(ordered), shapes_per_shard)):
+        ids = ordered[first : first + shapes_per_shard]
+        path = Path(root) / shard_name(number)
+        if not path.is_file():
+            write_shard(path, (read_piece(shape_id) for shape_id in ids))
+        on_shard(ids)
+        entries.append(ShardEntry(shard_name(number), path.stat().st_size, sha256_file(path), 0, ids))
+    index_N = build_index(root, [entry.file for entry in entries], ordered)
+    samples = np.bincount(index_N["shard"], minlength=len(entries)).tolist()
+    entries = [replace(entry, samples=count) for entry, count in zip(entries, samples, strict=True)]
+    return entries, _write_index(root, index_N)
+
+
+def build_index(root: Path, shard_files: Sequence[str], shape_ids: Sequence[str]) -> np.ndarray:
+    """The index rows (INDEX_DTYPE, N) of the tars; `shape_ids` are all ids of the data set, sorted."""
+    position = {shape_id: i for i, shape_id in enumerate(shape_ids)}
+    rows = []
+    for number, file in enumerate(shard_files):
+        for member in scan_tar(Path(root) / file):
+            if member.shape_id not in position:
+                raise InputError(
+                    f"{root}/{file} holds shape {member.shape_id!r}, which the manifest does not list;"
+                    " render the data set again"
+                )
+            rows.append(
+                (
+                    number,
+                    member.offset,
+                    member.length,
+                    position[member.shape_id],
+                    member.view,
+                    member.rotation_deg,
+                    member.elevation_deg,
+                )
+            )
+    return np.array(rows, INDEX_DTYPE)
+
+
+def _write_index(root: Path, index_N: np.ndarray) -> StoredFile:
+    path = Path(root) / INDEX_NAME
+    with atomic_path(path) as temporary:
+        np.save(temporary, index_N, allow_pickle=False)
+    return StoredFile(INDEX_NAME, path.stat().st_size, sha256_file(path))
