@@ -1,0 +1,273 @@
+"""The glTF 2.0 container: opening a .glb or .gltf with its references checked, and writing a .glb.
+
+Reading the geometry itself is `mesh_io`'s work; this module makes sure beforehand that nothing in the file
+would be ignored silently. Source: Khronos glTF 2.0 specification.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from PIL import Image
+
+from get3d_model.errors import InputError
+from get3d_model.types import TexturedMesh
+
+MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
+FLOAT, UNSIGNED_INT = 5126, 5125
+ARRAY_BUFFER, ELEMENT_BUFFER = 34962, 34963
+TRIANGLES, TRIANGLE_STRIP, TRIANGLE_FAN = 4, 5, 6
+CLAMP_TO_EDGE, MIRRORED_REPEAT, REPEAT = 33071, 33648, 10497
+# Extensions whose absence changes the geometry or the base colour, and which we cannot read.
+UNREADABLE = {
+    "KHR_draco_mesh_compression": "Draco compression",
+    "EXT_meshopt_compression": "meshopt compression",
+    "KHR_mesh_quantization": "quantised vertices",
+    "KHR_texture_basisu": "Basis (KTX2) textures",
+}
+
+
+@dataclass(frozen=True)
+class BaseColour:
+    """What a material says about its base colour.
+
+    factor_3: linear. textured: whether a picture multiplies it. scale_2, offset_2: of KHR_texture_transform.
+    wrap_2: the sampler's wrapping along u and v.
+    """
+
+    factor_3: tuple[float, ...] = (1.0, 1.0, 1.0)
+    textured: bool = False
+    scale_2: tuple[float, ...] = (1.0, 1.0)
+    offset_2: tuple[float, ...] = (0.0, 0.0)
+    wrap_2: tuple[int, int] = (REPEAT, REPEAT)
+
+
+@dataclass(frozen=True)
+class GltfFile:
+    """An opened file: the bytes to hand to a reader, the materials' base colours, `asset.extras`.
+
+    Material i is renamed to str(i) in `content`, so that a reader's materials lead back to `base_colours`.
+    """
+
+    content: bytes
+    base_colours: tuple[BaseColour, ...]
+    extras: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScenePart:
+    """One material of a scene to write: a mesh, shown once per transform.
+
+    transforms: 44 float arrays, local to world, column vectors.
+    """
+
+    name: str
+    mesh: TexturedMesh
+    transforms: tuple[np.ndarray, ...] = field(default_factory=lambda: (np.eye(4),))
+    metallic: float = 0.0
+    roughness: float = 0.9
+
+
+def inside_folder(folder: Path, reference: str, owner: Path) -> Path:
+    """The file that `owner` names as `reference`; raises InputError unless it exists inside `folder`."""
+    relative = Path(reference.replace("\\", "/"))
+    if relative.is_absolute() or ".." in relative.parts or ":" in reference:
+        raise InputError(
+            f"{owner}: refers to '{reference}', which is not inside the mesh's own folder; move it there"
+        )
+    path = folder / relative
+    if not path.is_file():
+        raise InputError(
+            f"{owner}: the file '{reference}' that it refers to does not exist; put it at {path}"
+        )
+    return path
+
+
+def _split_glb(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
+    """The JSON document of a GLB and the bytes after its JSON chunk."""
+    if len(content) < 20:
+        raise InputError(f"{path}: is too short for a GLB file ({len(content)} bytes); export it again")
+    magic, version, length = struct.unpack_from("<III", content)
+    if magic != MAGIC:
+        raise InputError(f"{path}: does not start like a GLB file; check its type")
+    if version != 2:
+        raise InputError(f"{path}: is glTF version {version}; only version 2 is supported")
+    if length > len(content):
+        raise InputError(f"{path}: is truncated ({len(content)} of {length} bytes); copy it again")
+    size, kind = struct.unpack_from("<II", content, 12)
+    if kind != JSON_CHUNK or 20 + size > len(content):
+        raise InputError(f"{path}: has no valid JSON chunk; export it again")
+    return _parse(path, content[20 : 20 + size]), content[20 + size : length]
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its JSON is damaged ({error}); export it again") from error
+    if not isinstance(document, dict) or "asset" not in document:
+        raise InputError(f"{path}: is not a glTF document (no 'asset'); export it again")
+    return document
+
+
+def _join_glb(document: dict[str, Any], rest: bytes) -> bytes:
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+    text += b" " * (-len(text) % 4)
+    header = struct.pack("<III", MAGIC, 2, 20 + len(text) + len(rest))
+    return header + struct.pack("<II", len(text), JSON_CHUNK) + text + rest
+
+
+def open_gltf(path: Path) -> GltfFile:
+    """Reads a .glb or .gltf and checks everything that readers tend to skip in silence.
+
+    Raises InputError for a damaged container, a missing or outside file, and features that cannot be read.
+    """
+    content = path.read_bytes()
+    binary = path.suffix.lower() == ".glb"
+    document, rest = _split_glb(path, content) if binary else (_parse(path, content), b"")
+    try:
+        _check(path, document)
+        materials = document.get("materials", [])
+        colours = tuple(_base_colour(path, document, material) for material in materials)
+        for index, material in enumerate(materials):
+            material["name"] = str(index)
+        extras = document["asset"].get("extras", {})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its glTF structure is damaged ({error!r}); export it again") from error
+    prepared = _join_glb(document, rest) if binary else json.dumps(document).encode()
+    return GltfFile(prepared, colours, extras if isinstance(extras, dict) else {})
+
+
+def _base_colour(path: Path, document: dict[str, Any], material: dict[str, Any]) -> BaseColour:
+    surface = material.get("pbrMetallicRoughness", {})
+    texture, factor_4 = surface.get("baseColorTexture"), surface.get("baseColorFactor", [1.0] * 4)
+    glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
+    if glossy and not surface:
+        texture, factor_4 = glossy.get("diffuseTexture"), glossy.get("diffuseFactor", [1.0] * 4)
+    factor_3 = tuple(float(value) for value in factor_4[:3])
+    if texture is None:
+        return BaseColour(factor_3)
+    transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
+    if texture.get("texCoord", 0) != 0 or transform.get("texCoord", 0) != 0:
+        raise InputError(f"{path}: its base colour uses the second UV set; export it with the first")
+    if transform.get("rotation", 0.0) != 0.0:
+        raise InputError(f"{path}: rotates a texture by KHR_texture_transform; apply the rotation to the UVs")
+    sampler = document["textures"][texture["index"]].get("sampler")
+    settings = {} if sampler is None else document["samplers"][sampler]
+    return BaseColour(
+        factor_3,
+        True,
+        tuple(transform.get("scale", (1.0, 1.0))),
+        tuple(transform.get("offset", (0.0, 0.0))),
+        (settings.get("wrapS", REPEAT), settings.get("wrapT", REPEAT)),
+    )
+
+
+def _check(path: Path, document: dict[str, Any]) -> None:
+    for extension in document.get("extensionsUsed", []) + document.get("extensionsRequired", []):
+        if extension in UNREADABLE:
+            raise InputError(f"{path}: uses {UNREADABLE[extension]} ({extension}); export it without")
+    for entry in document.get("buffers", []) + document.get("images", []):
+        uri = entry.get("uri")
+        if uri is not None and not uri.startswith("data:"):
+            # Readers take the name as it stands, so it is given to them decoded.
+            entry["uri"] = inside_folder(path.parent, unquote(uri), path).relative_to(path.parent).as_posix()
+    for accessor in document.get("accessors", []):
+        if "sparse" in accessor:
+            raise InputError(f"{path}: uses sparse accessors; export it without")
+    for mesh in document.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            if primitive.get("mode", TRIANGLES) == TRIANGLE_FAN:
+                raise InputError(f"{path}: uses triangle fans; export it as triangles")
+            for name, index in primitive["attributes"].items():
+                kind = document["accessors"][index]["componentType"]
+                if name in ("POSITION", "TEXCOORD_0") and kind != FLOAT:
+                    raise InputError(f"{path}: stores {name} as integers; export it with 32-bit floats")
+
+
+def encode_png(texture_HW3: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(texture_HW3).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+class _Binary:
+    """The binary chunk being filled, with its views and accessors."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.views: list[dict[str, int]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def view(self, content: bytes, target: int | None = None) -> int:
+        self.content += b"\0" * (-len(self.content) % 4)
+        entry = {"buffer": 0, "byteOffset": len(self.content), "byteLength": len(content)}
+        self.views.append(entry if target is None else entry | {"target": target})
+        self.content += content
+        return len(self.views) - 1
+
+    def accessor(self, array: np.ndarray, shape: str, component: int, target: int) -> int:
+        entry = {"bufferView": self.view(array.tobytes(), target), "componentType": component, "type": shape}
+        entry |= {"count": len(array), "min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
+        self.accessors.append(entry)
+        return len(self.accessors) - 1
+
+
+def glb_bytes(parts: list[ScenePart], extras: dict[str, Any]) -> bytes:
+    """A .glb with one mesh, material and texture per part; the same input gives the same bytes.
+
+    Equal textures are stored once. `extras` goes to `asset.extras`.
+    """
+    binary = _Binary()
+    images: dict[bytes, int] = {}
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "get3d-pipeline", "extras": extras},
+        "scene": 0,
+        "scenes": [{"nodes": []}],
+        "nodes": [],
+        "meshes": [],
+        "materials": [],
+        "textures": [],
+        "images": [],
+        "samplers": [{"wrapS": REPEAT, "wrapT": REPEAT, "magFilter": 9729, "minFilter": 9987}],
+    }
+    for index, part in enumerate(parts):
+        mesh = part.mesh
+        # glTF puts (0, 0) at the top of the picture.
+        uvs_V2 = np.stack([mesh.uvs_V2[:, 0], 1.0 - mesh.uvs_V2[:, 1]], axis=-1).astype("<f4")
+        png = encode_png(mesh.texture_HW3)
+        if png not in images:
+            images[png] = len(images)
+            document["images"].append({"bufferView": binary.view(png), "mimeType": "image/png"})
+            document["textures"].append({"sampler": 0, "source": images[png]})
+        faces = binary.accessor(
+            mesh.faces_F3.reshape(-1, 1).astype("<u4"), "SCALAR", UNSIGNED_INT, ELEMENT_BUFFER
+        )
+        attributes = {
+            "POSITION": binary.accessor(mesh.vertices_V3.astype("<f4"), "VEC3", FLOAT, ARRAY_BUFFER),
+            "TEXCOORD_0": binary.accessor(uvs_V2, "VEC2", FLOAT, ARRAY_BUFFER),
+        }
+        primitive = {"attributes": attributes, "indices": faces, "material": index, "mode": TRIANGLES}
+        document["meshes"].append({"name": part.name, "primitives": [primitive]})
+        surface = {"baseColorTexture": {"index": images[png]}}
+        surface |= {"metallicFactor": part.metallic, "roughnessFactor": part.roughness}
+        document["materials"].append(
+            {"name": part.name, "doubleSided": True, "pbrMetallicRoughness": surface}
+        )
+        for transform_44 in part.transforms:
+            node: dict[str, Any] = {"name": part.name, "mesh": index}
+            if not np.array_equal(transform_44, np.eye(4)):
+                node["matrix"] = np.asarray(transform_44, dtype=np.float64).T.ravel().tolist()
+            document["scenes"][0]["nodes"].append(len(document["nodes"]))
+            document["nodes"].append(node)
+    content = bytes(binary.content) + b"\0" * (-len(binary.content) % 4)
+    document |= {"bufferViews": binary.views, "accessors": binary.accessors}
+    document["buffers"] = [{"byteLength": len(content)}]
+    return _join_glb(document, struct.pack("<II", len(content), BINARY_CHUNK) + content)
