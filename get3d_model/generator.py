@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from get3d_model.config import ModelConfig
 from get3d_model.isosurface.empty_shape import repair_empty_shapes
-from get3d_model.isosurface.grid import bcc_grid
+from get3d_model.isosurface.grid import TetrahedralGrid, bcc_grid
 from get3d_model.isosurface.marching_tets import MarchingTetrahedra
 from get3d_model.networks.layers import ToFeature
 from get3d_model.networks.mapping import MappingNetwork
 from get3d_model.networks.unified import UnifiedTriPlaneGenerator
-from get3d_model.ops.triplane import LatticeLookup, sample_triplanes
+from get3d_model.ops.triplane import LatticeLookup, PointLookup, sample_triplanes
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.surface import visible_surface
 from get3d_model.types import Camera, GeneratorOutput, GeometryOutput, PackedMeshes, RenderOutput
@@ -36,7 +36,7 @@ class Synthesis(nn.Module):
         self.max_deformation = 1.0 / (grid.resolution * config.deformation_multiplier)
         self.image_resolution = config.image_resolution
         self.antialias_color = config.antialias_color
-        self.lookup = LatticeLookup(grid.vertices_N3 / grid.extent)
+        self.lookup = grid_lookup(grid, config.tri_plane_resolution)
         self.register_buffer("prior_N", initial_sdf(grid.vertices_N3, config.initial_shape), persistent=False)
 
     def planes(
@@ -47,24 +47,23 @@ class Synthesis(nn.Module):
 
     def raw_geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """(sdf_BN, deform_BN3 in world units) at the grid vertices, before the empty-shape rule."""
-        features_BNC = self.lookup(planes_geo)
-        sdf_BN, deform_BN3 = self.generator.sdf_and_deformation(features_BNC, ws_geo_BLD)
-        return sdf_BN.float() + self.prior_N, torch.tanh(deform_BN3.float()) * self.max_deformation
+        sdf_BN, deform_B3N = self.generator.sdf_and_deformation(self.lookup(planes_geo), ws_geo_BLD)
+        deform_BN3 = torch.tanh(deform_B3N.float()).transpose(1, 2) * self.max_deformation
+        return sdf_BN.float() + self.prior_N, deform_BN3
 
     def geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> GeometryOutput:
         """SDF and deformation with the empty-shape rule applied."""
         return GeometryOutput(*repair_empty_shapes(*self.raw_geometry(planes_geo, ws_geo_BLD), self.extractor.grid))
 
     def texture_features(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """Features of the texture field at world points; BPC."""
-        features_BPC = sample_triplanes(planes_tex, points_BP3 / self.extractor.grid.extent)
-        return self.generator.texture_features(features_BPC, ws_tex_BLD)
+        """Features of the texture field at world points; BCP."""
+        features_BCP = sample_triplanes(planes_tex, points_BP3 / self.extractor.grid.extent)
+        return self.generator.texture_features(features_BCP, ws_tex_BLD)
 
     def point_colors(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """RGB in [-1, 1] (not clamped) at world points; BP3."""
-        features_BPC = self.texture_features(planes_tex, points_BP3, ws_tex_BLD)
-        style_B1C = self.to_rgb.style(ws_tex_BLD[:, -1])[:, None]
-        return self.to_rgb.at_points(features_BPC, style_B1C)
+        features_BCP = self.texture_features(planes_tex, points_BP3, ws_tex_BLD)
+        return self.to_rgb.at_points(features_BCP, ws_tex_BLD[:, -1]).transpose(1, 2)
 
     def render(
         self,
@@ -139,6 +138,15 @@ class Generator(nn.Module):
         meshes = synthesis.extractor(geometry.sdf_BN, geometry.deform_BN3)
         render = synthesis.render(rasterizer, meshes, camera, planes_tex, ws_tex_BLD)
         return GeneratorOutput(render, geometry, meshes)
+
+
+def grid_lookup(grid: TetrahedralGrid, plane_resolution: int) -> nn.Module:
+    """The fastest exact tri-plane lookup for the vertices of a grid."""
+    if not grid.lattices:
+        return PointLookup(grid.vertices_N3 / grid.extent)
+    extent = grid.extent.unbind()
+    lattices = [tuple(axis / half for axis, half in zip(xyz, extent, strict=True)) for xyz in grid.lattices]
+    return LatticeLookup(lattices, plane_resolution)
 
 
 def initial_sdf(vertices_N3: Tensor, half_extents: tuple[float, float, float] | None) -> Tensor:

@@ -33,12 +33,21 @@ class TetrahedralGrid(nn.Module):
     resolution: lattice layers along one side; the spacing that bounds the deformation is 1 / resolution.
     vertices_N3: world units. edges_E2: unique, ascending vertex indices.
     tet_edges_T6: the edge index of each tetrahedron's edges in TET_EDGES order.
+    lattices: where the vertices are rectangular lattices one after the other, the (x, y, z) coordinates of
+        each (points run over z fastest); empty for an arbitrary grid.
     center_index: the vertex nearest to the origin. boundary_N: bool, vertices on the bounding box.
     """
 
-    def __init__(self, vertices_N3: Tensor, tets_T4: Tensor, resolution: int) -> None:
+    def __init__(
+        self,
+        vertices_N3: Tensor,
+        tets_T4: Tensor,
+        resolution: int,
+        lattices: tuple[tuple[Tensor, Tensor, Tensor], ...] = (),
+    ) -> None:
         super().__init__()
         self.resolution = resolution
+        self.lattices = lattices
         vertices = vertices_N3.detach().cpu().double().numpy()
         tets = tets_T4.detach().cpu().numpy().astype(np.int64)
         edges, tet_edges = unique_edges(tets, len(vertices))
@@ -95,7 +104,10 @@ def bcc_grid(resolution: int, scale: float) -> TetrahedralGrid:
             tets.append(np.stack([c, q[0], q[1], q[2]], axis=-1).reshape(-1, 4))
             tets.append(np.stack([c, q[0], q[2], q[3]], axis=-1).reshape(-1, 4))
     oriented_T4 = orient_tetrahedra(vertices, np.concatenate(tets))
-    return TetrahedralGrid(torch.from_numpy(vertices), torch.from_numpy(oriented_T4), resolution)
+    corner_axis = torch.from_numpy((np.arange(cells + 1) / cells - 0.5) * scale)
+    center_axis = torch.from_numpy(((np.arange(cells) + 0.5) / cells - 0.5) * scale)
+    lattices = ((corner_axis,) * 3, (center_axis,) * 3)
+    return TetrahedralGrid(torch.from_numpy(vertices), torch.from_numpy(oriented_T4), resolution, lattices)
 
 
 def orient_tetrahedra(vertices_N3: np.ndarray, tets_T4: np.ndarray) -> np.ndarray:

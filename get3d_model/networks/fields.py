@@ -13,7 +13,11 @@ from get3d_model.networks.layers import ModulatedLinear
 
 
 class ModulatedMLP(nn.Module):
-    """`hidden_layers` modulated layers of width `width`, then a linear modulated layer."""
+    """`hidden_layers` modulated layers of width `width`, then a linear modulated layer.
+
+    Points are the last dimension: it is how the tri-plane lookup leaves them, and every layer is one batched
+    matrix product without a transposition.
+    """
 
     def __init__(self, in_features: int, width: int, out_features: int, hidden_layers: int, w_dim: int) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class ModulatedMLP(nn.Module):
     def num_ws(self) -> int:
         return len(self.layers)
 
-    def forward(self, x_BPC: Tensor, ws_BLD: Tensor) -> Tensor:
+    def forward(self, x_BCP: Tensor, ws_BLD: Tensor) -> Tensor:
         for layer, w_BD in zip(self.layers, ws_BLD.unbind(dim=1), strict=True):
-            x_BPC = layer(x_BPC, w_BD)
-        return x_BPC
+            x_BCP = layer(x_BCP, w_BD)
+        return x_BCP

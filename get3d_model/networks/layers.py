@@ -105,14 +105,12 @@ class ToFeature(nn.Module):
         out = out + self.bias.to(out.dtype)[None, :, None, None]
         return out if self.clamp is None else out.clamp(-self.clamp, self.clamp)
 
-    def at_points(self, features_PI: Tensor, style_PI: Tensor) -> Tensor:
-        """The same map on a flat list of points, each with its own style row; returns PO."""
-        weight_OI = self.weight[:, :, 0, 0].to(features_PI.dtype)
-        return F.linear(features_PI * style_PI.to(features_PI.dtype), weight_OI, self.bias.to(features_PI.dtype))
-
-    def style(self, w_BD: Tensor) -> Tensor:
-        """The channel scales for `at_points`; BI."""
-        return self.affine(w_BD) * self.style_gain
+    def at_points(self, features_BIP: Tensor, w_BD: Tensor) -> Tensor:
+        """The same map on points instead of pixels; returns BOP."""
+        style_BI = self.affine(w_BD) * self.style_gain
+        weight_BOI = self.weight[None, :, :, 0, 0] * style_BI[:, None, :]
+        out_BOP = torch.bmm(weight_BOI.to(features_BIP.dtype), features_BIP)
+        return out_BOP + self.bias.to(out_BOP.dtype)[:, None]
 
 
 class ModulatedLinear(nn.Module):
@@ -125,11 +123,11 @@ class ModulatedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.activate = activate
 
-    def forward(self, x_BPI: Tensor, w_BD: Tensor) -> Tensor:
-        out = modulated_linear(x_BPI, self.weight, self.affine(w_BD))
+    def forward(self, x_BIP: Tensor, w_BD: Tensor) -> Tensor:
+        out = modulated_linear(x_BIP, self.weight, self.affine(w_BD))
         if not self.activate:
-            return out + self.bias.to(out.dtype)
-        return bias_leaky_relu(out, self.bias, channel_dim=-1)
+            return out + self.bias.to(out.dtype)[:, None]
+        return bias_leaky_relu(out, self.bias, channel_dim=1)
 
 
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:

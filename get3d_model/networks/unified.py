@@ -53,11 +53,11 @@ class UnifiedTriPlaneGenerator(nn.Module):
         """(planes_geo, planes_tex), each B(3C)RR."""
         return self.tri_plane_synthesis(ws_geo_BLD, ws_tex_BLD, half_dtype)
 
-    def sdf_and_deformation(self, features_BPC: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw (sdf_BP, deformation_BP3) from geometry features."""
+    def sdf_and_deformation(self, features_BCP: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (sdf_BP, deformation_B3P) from geometry features."""
         ws = ws_geo_BLD[:, self.tri_plane_synthesis.num_ws_geo :]
-        return self.mlp_synthesis_sdf(features_BPC, ws).squeeze(-1), self.mlp_synthesis_def(features_BPC, ws)
+        return self.mlp_synthesis_sdf(features_BCP, ws).squeeze(1), self.mlp_synthesis_def(features_BCP, ws)
 
-    def texture_features(self, features_BPC: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """Texture features, BP(texture_features), from the planes' features."""
-        return self.mlp_synthesis_tex(features_BPC, ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])
+    def texture_features(self, features_BCP: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """Texture features, B(texture_features)P, from the planes' features."""
+        return self.mlp_synthesis_tex(features_BCP, ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])

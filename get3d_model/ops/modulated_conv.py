@@ -68,11 +68,11 @@ def conv2d_down(x_BIHW: Tensor, weight_OIKK: Tensor) -> Tensor:
     return F.conv2d(low_pass(x_BIHW, padding=2), weight_OIKK.to(x_BIHW.dtype), stride=2)
 
 
-def modulated_linear(x_BPI: Tensor, weight_OI: Tensor, style_BI: Tensor) -> Tensor:
-    """Modulated, demodulated fully connected layer applied to every point; returns BPO.
+def modulated_linear(x_BIP: Tensor, weight_OI: Tensor, style_BI: Tensor) -> Tensor:
+    """Modulated, demodulated fully connected layer applied to every point; returns BOP.
 
     With few channels and many points it is cheapest to modulate the weight (B x O x I values).
     """
     weight_BOI = weight_OI[None] * style_BI[:, None, :]
     weight_BOI = weight_BOI * demodulation(weight_OI, style_BI).to(weight_BOI.dtype)[:, :, None]
-    return torch.bmm(x_BPI, weight_BOI.transpose(1, 2).to(x_BPI.dtype))
+    return torch.bmm(weight_BOI.to(x_BIP.dtype), x_BIP)

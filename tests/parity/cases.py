@@ -111,7 +111,7 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
         result[f"verts{index}"], result[f"faces{index}"] = mesh.vertices_V3, mesh.faces_F3.astype(np.int64)
 
     points = torch.from_numpy(seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (batch, 200, 3)))
-    result["tex_feat"] = synthesis.texture_features(planes_tex, points, ws_tex).numpy()
+    result["tex_feat"] = synthesis.texture_features(planes_tex, points, ws_tex).transpose(1, 2).numpy()
     rgb = synthesis.point_colors(planes_tex, points, ws_tex)
     result["rgb"] = rgb.transpose(1, 2).reshape(batch, 3, 10, 20).numpy()
     return result

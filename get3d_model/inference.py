@@ -1,0 +1,197 @@
+"""Checkpoint -> sampler: seeds, truncation, interpolation, images and textured meshes.
+
+Shape legend: B batch, Z latent width, D w width, L layers (copies of w), H W image size
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from get3d_model.config import Config, config_from_dict
+from get3d_model.errors import InputError
+from get3d_model.files import sha256_file
+from get3d_model.generator import Generator, build_generator
+from get3d_model.rendering.base import Rasterizer
+from get3d_model.rendering.select import make_rasterizer
+from get3d_model.rendering.texture_bake import bake_texture
+from get3d_model.rendering.uv_atlas import unwrap
+from get3d_model.types import Camera, PackedMeshes, TexturedMesh
+from get3d_model.weights import load_module, load_tensors
+
+GENERATOR_FILE = "generator_ema.safetensors"
+CHECKPOINT_FILE = "checkpoint.json"
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model a mesh came from. sha256 is that of the weight file."""
+
+    name: str
+    kimg: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Styles:
+    """One w per shape for each of the two codes, already truncated; BD."""
+
+    w_geo_BD: Tensor
+    w_tex_BD: Tensor
+
+    def __len__(self) -> int:
+        return self.w_geo_BD.shape[0]
+
+    def __getitem__(self, index: slice) -> Styles:
+        return Styles(self.w_geo_BD[index], self.w_tex_BD[index])
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Geometry of a batch and what is needed to colour it."""
+
+    meshes: PackedMeshes
+    empty_B: Tensor
+    planes_tex: Tensor
+    ws_tex_BLD: Tensor
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The weight file meant by `path`: the file itself, a checkpoint folder, or a training folder (its newest).
+
+    Raises InputError.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if (path / GENERATOR_FILE).is_file():
+        return path / GENERATOR_FILE
+    found = sorted(path.glob(f"checkpoints/*/{CHECKPOINT_FILE}"))
+    if found:
+        return max(found, key=lambda p: json.loads(p.read_text())["step"]).parent / GENERATOR_FILE
+    raise InputError(f"{path}: no checkpoint here; give a {GENERATOR_FILE}, a checkpoint folder or a training folder")
+
+
+class Sampler:
+    """Samples shapes from one generator (its EMA weights)."""
+
+    def __init__(
+        self, generator: Generator, config: Config, identity: ModelIdentity, rasterizer: Rasterizer, device: torch.device
+    ) -> None:
+        self.generator = generator.eval().requires_grad_(False).to(device)
+        self.config = config
+        self.identity = identity
+        self.rasterizer = rasterizer
+        self.device = device
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Sampler:
+        """Loads a checkpoint (see `find_checkpoint`). Raises InputError."""
+        file = find_checkpoint(path)
+        device = torch.device(device)
+        tensors, description = load_tensors(file)
+        config = config_from_dict(description["config"], f"{file} header")
+        generator = build_generator(config.model)
+        load_module(generator, tensors, file)
+        identity = ModelIdentity(config.name, description["kimg"], sha256_file(file))
+        return cls(generator, config, identity, make_rasterizer(device), device)
+
+    def styles(self, seeds: Sequence[int], truncation_psi: float = 1.0) -> Styles:
+        """The two codes of each seed: N(0, I) drawn on the CPU, so that a seed means the same on every device.
+
+        Raises InputError for a seed outside 0 .. 2^63 - 1 or a psi outside 0 .. 2.
+        """
+        check_psi(truncation_psi)
+        pairs = []
+        for seed in seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise InputError(f"seed {seed} is out of range; use 0 to {MAX_SEED}")
+            pairs.append(torch.randn(2, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)))
+        z_B2Z = torch.stack(pairs).to(self.device)
+        return Styles(
+            self.generator.mapping_geo(z_B2Z[:, 0], truncation_psi), self.generator.mapping(z_B2Z[:, 1], truncation_psi)
+        )
+
+    @torch.no_grad()
+    def shapes(self, styles: Styles) -> Shapes:
+        """Networks and isosurface extraction, once for the whole batch."""
+        ws_geo, ws_tex = self.generator.broadcast(styles.w_geo_BD, styles.w_tex_BD)
+        synthesis = self.generator.synthesis
+        planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
+        geometry = synthesis.geometry(planes_geo, ws_geo)
+        meshes = synthesis.extractor(geometry.sdf_BN, geometry.deform_BN3)
+        return Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+
+    @torch.no_grad()
+    def textured_mesh(self, shapes: Shapes, index: int, texture_resolution: int) -> TexturedMesh:
+        """Shape `index` of the batch, unwrapped and with its texture field baked."""
+        planes, ws_tex = shapes.planes_tex[index : index + 1], shapes.ws_tex_BLD[index : index + 1]
+
+        def color_at(points_T3: Tensor) -> Tensor:
+            # Blocks bound the memory: a 1024 texture has up to a million covered texels.
+            blocks = points_T3.split(1 << 17)
+            return torch.cat([self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks])
+
+        unwrapped = unwrap(shapes.meshes.mesh(index), texture_resolution)
+        return bake_texture(self.rasterizer, unwrapped, texture_resolution, color_at, self.device)
+
+    def generate(
+        self, seeds: Sequence[int], truncation_psi: float = 0.7, texture_resolution: int = 1024
+    ) -> list[TexturedMesh]:
+        """One textured mesh per seed; `extras` say where it came from."""
+        shapes = self.shapes(self.styles(seeds, truncation_psi))
+        return [
+            with_extras(self.textured_mesh(shapes, index, texture_resolution), self.extras(seed, truncation_psi))
+            for index, seed in enumerate(seeds)
+        ]
+
+    def extras(self, seed: int, truncation_psi: float) -> dict[str, Any]:
+        """What is written into `asset.extras` of a generated mesh."""
+        return {
+            "seed": seed,
+            "truncation_psi": truncation_psi,
+            "model": self.identity.name,
+            "kimg": self.identity.kimg,
+            "checkpoint_sha256": self.identity.sha256,
+        }
+
+    @torch.no_grad()
+    def render(self, styles: Styles, camera: Camera, resolution: int | None = None) -> np.ndarray:
+        """Feature images of shape b seen by camera b (what the discriminator is trained on); BHW4 uint8 RGBA.
+
+        RGB is the image over the training background, alpha the antialiased silhouette.
+        """
+        shapes = self.shapes(styles)
+        synthesis = self.generator.synthesis
+        output = synthesis.render(
+            self.rasterizer, shapes.meshes, camera, shapes.planes_tex, shapes.ws_tex_BLD, resolution
+        )
+        rgb = ((output.rgb_B3HW.clamp(-1, 1) + 1) * 127.5).round()
+        rgba = torch.cat([rgb, (output.mask_B1HW.clamp(0, 1) * 255).round()], dim=1)
+        return rgba.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+
+
+def interpolate_styles(first: Styles, second: Styles, steps: int) -> Styles:
+    """`steps` styles from one shape to another, linear in w (both given with one row)."""
+    weight_S1 = torch.linspace(0.0, 1.0, steps, device=first.w_geo_BD.device)[:, None]
+    return Styles(
+        torch.lerp(first.w_geo_BD, second.w_geo_BD, weight_S1), torch.lerp(first.w_tex_BD, second.w_tex_BD, weight_S1)
+    )
+
+
+def with_extras(mesh: TexturedMesh, extras: dict[str, Any]) -> TexturedMesh:
+    return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, mesh.uvs_V2, mesh.texture_HW3, extras)
+
+
+def check_psi(truncation_psi: float) -> None:
+    """Raises InputError for a psi that is not a number in 0 .. 2."""
+    if not 0.0 <= truncation_psi <= 2.0:
+        raise InputError(f"truncation_psi {truncation_psi} is out of range; use 0 (the average) to 1 (no truncation), at most 2")

@@ -1,0 +1,56 @@
+"""Weight files: safetensors with a small JSON description in their header. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from get3d_model.errors import InputError
+from get3d_model.files import atomic_path
+
+HEADER_KEY = "get3d"
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, description: dict[str, Any]) -> None:
+    """Writes `path` atomically; `description` is JSON-able and goes into the header."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata={HEADER_KEY: json.dumps(description, sort_keys=True)})
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, description). Raises InputError for a missing, damaged or foreign file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); write it again") from None
+    if HEADER_KEY not in metadata:
+        raise InputError(f"{path}: has no {HEADER_KEY} description; it was not written by get3d")
+    return tensors, json.loads(metadata[HEADER_KEY])
+
+
+def load_module(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Fills `module` exactly. Raises InputError naming the first name or shape that does not fit."""
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{source}: lacks {name}; the file belongs to another configuration")
+        if name not in expected:
+            raise InputError(f"{source}: has {name}, which this configuration does not; the file belongs to another")
+        if tensors[name].shape != expected[name].shape:
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensors[name].shape)}, "
+                f"this configuration needs {tuple(expected[name].shape)}"
+            )
+    module.load_state_dict(tensors)
