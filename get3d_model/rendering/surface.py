@@ -60,7 +60,9 @@ def visible_surface(
         rast_BHW4 = rasterizer.rasterize(
             clip_V4.detach(), meshes.faces_F3, meshes.face_ranges_B2, (resolution, resolution)
         )
-        positions_BHW3 = rasterizer.interpolate(meshes.vertices_V3.detach().contiguous(), rast_BHW4, meshes.faces_F3)
+        positions_BHW3 = rasterizer.interpolate(
+            meshes.vertices_V3.detach().contiguous(), rast_BHW4, meshes.faces_F3
+        )
         covered_BP = rast_BHW4[..., 3].flatten(1) > 0
         counts_B = covered_BP.sum(dim=1)
         pixel_Q = covered_BP.flatten().nonzero().squeeze(1)

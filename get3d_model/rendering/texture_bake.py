@@ -41,7 +41,9 @@ def bake_texture(
         rast_1HH4 = rasterizer.rasterize(
             torch.from_numpy(clip_W4).to(device), faces_F3, ranges_12, (resolution, resolution)
         )
-        points_1HH3 = rasterizer.interpolate(torch.from_numpy(mesh.vertices_V3).to(device), rast_1HH4, faces_F3)
+        points_1HH3 = rasterizer.interpolate(
+            torch.from_numpy(mesh.vertices_V3).to(device), rast_1HH4, faces_F3
+        )
         covered_HH = rast_1HH4[0, ..., 3] > 0
         color_T3 = color_at(points_1HH3[0][covered_HH]).float().clamp(-1.0, 1.0)
         covered = covered_HH.cpu().numpy()
