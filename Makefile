@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= $(firstword $(shell command -v python3.11) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# A folder with your own meshes; without it the demo makes procedural vehicles.
+MESHES ?= data/meshes
+
+.PHONY: demo test install lint lock clean help
+
+help:
+	@echo "make demo [MESHES=FOLDER]  set up, then meshes -> render -> train -> evaluate -> export -> Triton -> samples"
+	@echo "make test                  set up, then all tests"
+	@echo "make install               set up only"
+	@echo "make lint                  ruff"
+	@echo "make lock                  resolve requirements.in into requirements.lock"
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "venv is missing: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pipelines.demo --meshes "$(MESHES)"
+
+test: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+# pip itself stays unpinned: it belongs to the virtual environment, not to us.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --requirement requirements.in
+	{ echo "# The whole resolved set, written by 'make lock' from requirements.in. Do not edit by hand."; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) data outputs

@@ -1,0 +1,51 @@
+"""`get3d train`: trains on a rendered data set; resumes by itself when the output folder holds a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path("params.yaml"), help="params file (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="rendered data set, shards or published layout")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl")
+    parser.add_argument(
+        "--restart-on-change",
+        action="store_true",
+        help="start afresh when the checkpoint in --out belongs to another configuration or data set "
+        "(default: refuse)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from get3d_model.config import load_config
+    from get3d_model.training.distributed import world_from_environment
+    from get3d_model.training.sink import JsonLinesSink
+    from get3d_model.training.trainer import Trainer
+
+    config = load_config(args.config)
+    world = world_from_environment()
+    try:
+        trainer = Trainer(config, args.data, args.out, world)
+        if world.is_main:
+            print(trainer.summary.describe(), flush=True)
+        resumed = trainer.resume(args.restart_on_change)
+        if world.is_main and resumed:
+            print(f"resuming from {resumed} at kimg {trainer.images_seen / 1000:.2f}", flush=True)
+        sinks = [JsonLinesSink(args.out / "metrics.jsonl", trainer.step)] if world.is_main else []
+        checkpoint = trainer.run(sinks)
+        if world.is_main:
+            print(f"finished: {checkpoint}", flush=True)
+    finally:
+        world.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Training checkpoints: a folder that appears whole or not at all.
+
+    OUT/checkpoints/<kimg>/generator_ema.safetensors    what is sampled, self-describing
+                           generator.safetensors, discriminator.safetensors
+                           optimizers.safetensors       Adam moments and counters
+                           checkpoint.json              configuration, step, images seen, data set
+
+Every random draw of a run is a function of (seed, step, rank), so the step counter is the random state: there
+is no other state to store, and a resumed run draws what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from get3d_model.errors import InputError
+from get3d_model.files import atomic_directory, write_json_atomic
+from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
+from get3d_model.weights import load_module, load_tensors, save_tensors
+
+KEEP = 2
+# Settings a resumed run may change: they do not alter what a step computes.
+RESUMABLE_CHANGES = {
+    "training": {
+        "total_kimg", "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "data_workers",
+    },
+    "meshes": None, "render": None, "evaluation": None, "serving": None, "name": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint holds beside the weights. `dataset`: identity of the training data."""
+
+    step: int
+    images_seen: int
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+
+    @property
+    def kimg(self) -> float:
+        return self.images_seen / 1000.0
+
+
+@dataclass(frozen=True)
+class TrainedModules:
+    """The modules and optimizers that a checkpoint fills or is filled from."""
+
+    generator: nn.Module
+    generator_ema: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+
+
+def checkpoint_dir(out: Path, images_seen: int) -> Path:
+    return out / "checkpoints" / f"{images_seen:09d}"
+
+
+def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) -> Path:
+    """Writes a checkpoint atomically, then removes all but the newest KEEP. Returns its folder."""
+    folder = checkpoint_dir(out, state.images_seen)
+    description = {"config": state.config, "kimg": state.kimg, "step": state.step, "dataset": state.dataset}
+    with atomic_directory(folder) as temporary:
+        for name, module in (
+            (GENERATOR_FILE, modules.generator_ema),
+            ("generator.safetensors", modules.generator),
+            ("discriminator.safetensors", modules.discriminator),
+        ):
+            save_tensors(module.state_dict(), temporary / name, description)
+        optimizers = {
+            **_optimizer_tensors("generator", modules.generator_optimizer),
+            **_optimizer_tensors("discriminator", modules.discriminator_optimizer),
+        }
+        save_tensors(optimizers, temporary / "optimizers.safetensors", {})
+        write_json_atomic(temporary / CHECKPOINT_FILE, {**description, "images_seen": state.images_seen})
+    for old in list_checkpoints(out)[:-KEEP]:
+        shutil.rmtree(old)
+    return folder
+
+
+def list_checkpoints(out: Path) -> list[Path]:
+    """Complete checkpoint folders, oldest first."""
+    return sorted(p.parent for p in (out / "checkpoints").glob(f"[0-9]*/{CHECKPOINT_FILE}"))
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Raises InputError for a damaged description."""
+    path = folder / CHECKPOINT_FILE
+    try:
+        data = json.loads(path.read_text())
+        return TrainingState(data["step"], data["images_seen"], data["config"], data["dataset"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error!r}); remove {folder} to use an older one") from None
+
+
+def load_checkpoint(folder: Path, modules: TrainedModules) -> TrainingState:
+    """Fills modules and optimizers. Raises InputError for files that do not fit."""
+    state = read_state(folder)
+    for name, module in (
+        (GENERATOR_FILE, modules.generator_ema),
+        ("generator.safetensors", modules.generator),
+        ("discriminator.safetensors", modules.discriminator),
+    ):
+        tensors, _ = load_tensors(folder / name)
+        load_module(module, tensors, folder / name)
+    tensors, _ = load_tensors(folder / "optimizers.safetensors")
+    _fill_optimizer("generator", modules.generator_optimizer, tensors)
+    _fill_optimizer("discriminator", modules.discriminator_optimizer, tensors)
+    return state
+
+
+def what_changed(saved: dict[str, Any], current: dict[str, Any], dataset_saved: Any, dataset: Any) -> str | None:
+    """The first setting that a checkpoint and the current run disagree on and that matters; None when none does."""
+    for section in sorted(saved.keys() | current.keys()):
+        allowed = RESUMABLE_CHANGES.get(section, set())
+        if allowed is None:
+            continue
+        old, new = saved.get(section, {}), current.get(section, {})
+        for key in sorted(old.keys() | new.keys()):
+            if key not in allowed and old.get(key) != new.get(key):
+                return f"{section}.{key} was {old.get(key)!r}, is now {new.get(key)!r}"
+    return None if dataset_saved == dataset else "the data set has changed"
+
+
+def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{index}.{key}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+
+
+def _fill_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, index, key = name.split(".")
+        if owner == prefix:
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,130 @@
+"""The three phases of a training step: each builds its losses and leaves gradients in the parameters.
+
+Source: GET3D (Gao et al. 2022), section 3.3 and appendix; StyleGAN2 training loop (lazy R1).
+
+Shape legend: B batch, Z latent width, D w width, L layers (copies of w), H W image size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from get3d_model.cameras import CameraDistribution
+from get3d_model.config import TrainingConfig
+from get3d_model.generator import Generator
+from get3d_model.losses.adversarial import (
+    discriminator_logistic_fake,
+    discriminator_logistic_real,
+    generator_logistic,
+    r1_penalty,
+)
+from get3d_model.losses.sdf import sdf_sign_cross_entropy
+from get3d_model.networks.discriminator import Discriminator
+from get3d_model.rendering.base import Rasterizer
+from get3d_model.types import GeneratorOutput
+
+Report = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The networks of a run and the objects chosen once from the configuration."""
+
+    generator: Generator
+    discriminator: Discriminator
+    rasterizer: Rasterizer
+    cameras: CameraDistribution
+    config: TrainingConfig
+    half_dtype: torch.dtype
+
+    def generator_main(self, batch: int, random: torch.Generator) -> Report:
+        """Gmain: non-saturating loss on both discriminators and the SDF regularisers."""
+        output, angles_B2, _ = self.fake(batch, random)
+        with frozen(self.discriminator):
+            logits = self.discriminator(output.render.rgba_B4HW, angles_B2, self.half_dtype)
+        rgb_loss = generator_logistic(logits[0]).mean()
+        mask_loss = generator_logistic(logits[1]).mean()
+        edges_E2 = self.generator.synthesis.extractor.grid.edges_E2
+        sdf_loss = sdf_sign_cross_entropy(output.geometry.sdf_BN, edges_E2)
+        empty_loss = output.geometry.empty_regulariser_B.mean()
+        (rgb_loss + mask_loss + self.config.sdf_regularizer_weight * sdf_loss + empty_loss).backward()
+        return {
+            "loss/generator_rgb": rgb_loss.detach(),
+            "loss/generator_mask": mask_loss.detach(),
+            "loss/sdf_regularizer": sdf_loss.detach(),
+            "loss/empty_regularizer": empty_loss.detach(),
+            "shapes/empty_fraction": output.geometry.empty_B.float().mean(),
+            "shapes/triangles": torch.tensor(len(output.meshes.faces_F3) / batch),
+        }
+
+    def discriminator_main(self, real_B4HW: Tensor, angles_B2: Tensor, random: torch.Generator) -> Report:
+        """Dmain: logistic loss on generated and real images, for both discriminators."""
+        with torch.no_grad():
+            output, fake_angles_B2, (w_geo_BD, w_tex_BD) = self.fake(len(real_B4HW), random)
+            self.generator.mapping_geo.update_w_avg(w_geo_BD)
+            self.generator.mapping.update_w_avg(w_tex_BD)
+        fake = self.discriminator(output.render.rgba_B4HW, fake_angles_B2, self.half_dtype)
+        real = self.discriminator(real_B4HW, self.condition(angles_B2), self.half_dtype)
+        fake_loss = sum(discriminator_logistic_fake(item).mean() for item in fake)
+        real_loss = sum(discriminator_logistic_real(item).mean() for item in real)
+        (fake_loss + real_loss).backward()
+        return {
+            "loss/discriminator_fake": fake_loss.detach(),
+            "loss/discriminator_real": real_loss.detach(),
+            "signs/real_rgb": real[0].detach().sign().mean(),
+            "signs/real_mask": real[1].detach().sign().mean(),
+            "signs/fake_rgb": fake[0].detach().sign().mean(),
+            "signs/fake_mask": fake[1].detach().sign().mean(),
+        }
+
+    def discriminator_r1(self, real_B4HW: Tensor, angles_B2: Tensor) -> Report:
+        """Dreg: lazy R1 on both discriminators, scaled by the interval."""
+        images = real_B4HW.detach().requires_grad_(True)
+        logits = self.discriminator(images, self.condition(angles_B2), self.half_dtype)
+        penalty = r1_penalty(logits, images).mean()
+        (penalty * (self.config.r1_gamma / 2 * self.config.r1_interval)).backward()
+        return {"loss/r1": penalty.detach()}
+
+    def fake(self, batch: int, random: torch.Generator) -> tuple[GeneratorOutput, Tensor, tuple[Tensor, Tensor]]:
+        """(one generated view per latent, discriminator angles B2, (w_geo, w_tex) BD before mixing)."""
+        generator = self.generator
+        device = generator.mapping.w_avg.device
+        # Drawn on the CPU: the same run on every device.
+        z_2BZ = torch.randn(2, batch, generator.z_dim, generator=random).to(device)
+        ws_geo, ws_tex = generator.map(z_2BZ[0], z_2BZ[1])
+        w_geo_BD, w_tex_BD = ws_geo[:, 0], ws_tex[:, 0]
+        ws_geo = self._mix(ws_geo, generator.mapping_geo, random)
+        ws_tex = self._mix(ws_tex, generator.mapping, random)
+        camera = self.cameras.sample(batch, random)
+        output = generator(ws_geo, ws_tex, camera, self.rasterizer, self.half_dtype)
+        return output, self.condition(camera.angles_B2.to(device)), (w_geo_BD, w_tex_BD)
+
+    def _mix(self, ws_BLD: Tensor, mapping: nn.Module, random: torch.Generator) -> Tensor:
+        """Style mixing: from a random layer on, with the configured probability, another w."""
+        layers = ws_BLD.shape[1]
+        cut = int(torch.randint(1, layers, (), generator=random)) if layers > 1 else layers
+        mixes = float(torch.rand((), generator=random)) < self.config.style_mixing_probability
+        z_BZ = torch.randn(len(ws_BLD), self.generator.z_dim, generator=random)
+        if not mixes or cut == layers:
+            return ws_BLD
+        other_BD = mapping(z_BZ.to(ws_BLD.device))
+        return torch.cat([ws_BLD[:, :cut], other_BD[:, None].expand(-1, layers - cut, -1)], dim=1)
+
+    def condition(self, angles_B2: Tensor) -> Tensor:
+        """Camera angles as the discriminators see them (constant when conditioning is off)."""
+        return angles_B2 if self.config.camera_conditioning else torch.zeros_like(angles_B2)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters of a module without gradients inside the block."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

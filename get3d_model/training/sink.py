@@ -1,0 +1,35 @@
+"""Where training reports to. The trainer knows the protocol; Prometheus and others implement it elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+
+class MetricSink(Protocol):
+    """Receives one flat record of numbers per log interval."""
+
+    def record(self, step: int, values: dict[str, float]) -> None: ...
+
+
+class JsonLinesSink:
+    """Appends one JSON object per record. After a resume, records beyond the resumed step are dropped."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the half-written last line of a killed run
+                if record["step"] <= resume_step:
+                    kept.append(line)
+        path.write_text("".join(line + "\n" for line in kept))
+        self._path = path
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        with open(self._path, "a") as handle:
+            handle.write(json.dumps({"step": step, **values}) + "\n")

@@ -1,0 +1,64 @@
+"""The `get3d` command: one subcommand per step. Exit 0; 2 with one line on bad input; 1 on our own bugs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from get3d_model.errors import InputError
+
+# Subcommand: (module with add_arguments and run, what it does). Only the chosen module is imported.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "synth": ("components.synth.main", "make procedural textured vehicles, so that a fresh clone has data"),
+    "render": ("components.render.main", "render a folder of meshes into a training data set"),
+    "train": ("components.train.main", "train a generator; resumes by itself"),
+    "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
+    "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
+    "interpolate": ("components.generate.interpolate", "walk between two seeds: meshes and a strip of renders"),
+    "export": ("components.export.main", "write a Triton model repository"),
+    "serve": ("serving.server", "run the Triton server on this machine"),
+    "sample": ("components.sample.main", "sample textured meshes over gRPC"),
+    "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
+    "doctor": ("pipelines.doctor", "what is installed, which backends work, what is missing and how to get it"),
+}
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The whole parser; only `command`'s own arguments are filled in, because that imports its module."""
+    parser = argparse.ArgumentParser(
+        prog="get3d", description="From a folder of meshes to a service that samples new textured ones."
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == command:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(subparser)
+            subparser.set_defaults(run=loaded.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if not word.startswith("-")), None)
+    args = build_parser(command).parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"get3d {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        # A step that saved its state raises a subclass that says so and names its signal.
+        print(f"get3d {args.command}: {error or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(error, "signal_number", 2)
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""`get3d doctor`: what is installed, which backends work, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from get3d_model.errors import InputError
+
+# Distributions that the default install must hold, with what they are for.
+PACKAGES = {
+    "torch": "model and training",
+    "numba": "CPU rasteriser",
+    "trimesh": "mesh files",
+    "xatlas": "UV unwrapping",
+    "dvc": "reproducible pipeline",
+    "nvidia-pytriton": "the Triton server",
+    "tritonclient": "sampling over gRPC",
+    "prometheus-client": "monitoring",
+    "kfp": "Kubeflow pipelines",
+    "torchx-nightly": "multi-node training",
+}
+OPTIONAL = {
+    "nvdiffrast": "rasteriser on NVIDIA GPUs; build it from source (see README, 'What needs a GPU')",
+    "kaolin": "GPU comparison tests; build it from source",
+}
+MIN_MEMORY_GB, MIN_DISK_GB = 6, 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. A failed check that is `required` makes the command exit with 2."""
+
+    name: str
+    ok: bool
+    detail: str
+    required: bool = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser  # takes no arguments
+
+
+def run(args: argparse.Namespace) -> None:
+    del args
+    failed = 0
+    for check in checks():
+        sign = "ok     " if check.ok else ("MISSING" if check.required else "absent ")
+        print(f"{sign} {check.name:20s} {check.detail}")
+        failed += check.required and not check.ok
+    if failed:
+        raise InputError(f"{failed} required item(s) missing; the lines above say how to get them")
+
+
+def checks() -> Iterator[Check]:
+    """All checks, cheapest first."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Check("python", sys.version_info[:2] == (3, 11), f"{version}; 3.11 is needed (Debian 12: apt-get install python3 python3-venv)")
+    yield Check("system", platform.system() == "Linux", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    yield _command("git", "DVC keeps versions in it: apt-get install git")
+    yield _command("make", "the two commands of the README: apt-get install make")
+    yield _memory()
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Check("disk", free >= MIN_DISK_GB, f"{free:.1f} GB free here; {MIN_DISK_GB} GB are needed")
+    for name, purpose in PACKAGES.items():
+        found = _version(name)
+        yield Check(name, found is not None, f"{found} ({purpose})" if found else f"{purpose}; run `make install`")
+    for name, hint in OPTIONAL.items():
+        found = _version(name)
+        yield Check(name, found is not None, found or hint, required=False)
+    yield from _backends()
+    yield _triton()
+
+
+def _command(name: str, hint: str) -> Check:
+    path = shutil.which(name)
+    return Check(name, path is not None, path or hint)
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return Check("memory", total >= MIN_MEMORY_GB, f"{total:.1f} GB; the demo needs {MIN_MEMORY_GB} GB")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _backends() -> Iterator[Check]:
+    if _version("torch") is None:
+        return
+    from get3d_model.rendering.select import rasterizer_backends
+
+    for backend in rasterizer_backends():
+        required = backend.name == "cpu"
+        yield Check(f"rasterizer {backend.name}", backend.available, backend.reason, required)
+
+
+def _triton() -> Check:
+    from serving.server import find_triton
+
+    try:
+        return Check("triton server", True, str(find_triton()))
+    except InputError as error:
+        return Check("triton server", False, str(error))
