@@ -1,0 +1,296 @@
+"""Runs the real Triton server on this machine: `get3d serve`, the tests and the demo use it.
+
+The server is a child process that cannot outlive this one, and whose shared memory is removed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from get3d_model.errors import InputError
+from serving.codec import MODEL_NAME
+from serving.repository import check_repository
+from serving.triton_files import find_triton, make_backend_directory, server_environment
+
+LOG_LINES = 15
+STOP_TIMEOUT_S = 10.0
+STUB_PROCESS = "triton_python_b"
+"""Start of the model processes' name (the kernel keeps 15 characters)."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class ServerError(RuntimeError):
+    """The server did not start, or died. The message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports; 0 chooses a free one."""
+
+    grpc: int = 0
+    http: int = 0
+    metrics: int = 0
+
+
+class TritonServer:
+    """A context manager around one server process.
+
+    On entry the model is ready to answer. `grpc_url` and `http_url` are "host:port", `metrics_url` is whole.
+    Enter it in a thread that lives as long as the server should: the kernel stops it with that thread.
+    Raises InputError for a missing wheel or repository and for ports in use, ServerError for later failures.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        ports: Ports = Ports(),
+        host: str = "127.0.0.1",
+        start_timeout_s: float = 120.0,
+        log: Path | None = None,
+    ) -> None:
+        self.repository = Path(repository)
+        self.host = host
+        self.start_timeout_s = start_timeout_s
+        self._wanted_ports = ports
+        self._folder: Path | None = None
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> TritonServer:
+        check_repository(self.repository)
+        files = find_triton()
+        self.ports = _resolve_ports(self._wanted_ports, self.host)
+        self._folder = Path(tempfile.mkdtemp(prefix="get3d-triton-"))
+        self.log = self._log or self._folder / "triton.log"
+        try:
+            backends = make_backend_directory(files, self._folder / "backends")
+            with open(self.log, "wb") as log:
+                self._process = subprocess.Popen(
+                    [str(files.binary), *self._options(backends)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=server_environment(files),
+                    # A session of its own: Ctrl-C reaches us only, and we stop the server in order.
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            self._wait_until_ready()
+            self._stubs = self._model_processes()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{_reachable(self.host)}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        return f"{_reachable(self.host)}:{self.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{_reachable(self.host)}:{self.ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server has not been started"
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises ServerError when the server or one of its model processes has died.
+
+        Triton does not restart a model process that died, and goes on calling the model ready.
+        """
+        code = self._process.poll()
+        if code is not None:
+            raise ServerError(f"the Triton server has stopped ({_exit_text(code)}){self._log_tail()}")
+        if not self._stubs <= self._model_processes():
+            raise ServerError(f"a model process of the Triton server has died; restart it{self._log_tail()}")
+
+    def stop(self) -> None:
+        """Stops the server, by force if it does not go by itself; safe to call again."""
+        process, folder, self._folder = self._process, self._folder, None
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT_S)
+            # The model processes are in the server's group; after an orderly stop there is none left.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if folder is not None:
+            for region in Path("/dev/shm").glob(f"{folder.name}*"):
+                region.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _options(self, backends: Path) -> list[str]:
+        return [
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={backends}",
+            "--disable-auto-complete-config",
+            f"--grpc-address={self.host}",
+            f"--http-address={self.host}",
+            f"--metrics-address={self.host}",
+            f"--grpc-port={self.ports.grpc}",
+            f"--http-port={self.ports.http}",
+            f"--metrics-port={self.ports.metrics}",
+            "--exit-timeout-secs=5",
+            # Names of our own, so that what a killed server leaves in /dev/shm can be told apart and removed.
+            f"--backend-config=python,shm-region-prefix-name={self._folder.name}",
+        ]
+
+    def _wait_until_ready(self) -> None:
+        # The model's own endpoint: the server's stays false after any failed load.
+        url = f"http://{self.http_url}/v2/models/{MODEL_NAME}/ready"
+        deadline = time.monotonic() + self.start_timeout_s
+        while True:
+            code = self._process.poll()
+            if code is not None:
+                raise ServerError(f"the Triton server did not start ({_exit_text(code)}){self._log_tail()}")
+            try:
+                with urllib.request.urlopen(url, timeout=5.0):
+                    return
+            except (urllib.error.URLError, OSError):
+                pass
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"the model was not ready after {self.start_timeout_s:g} s{self._log_tail()}"
+                )
+            time.sleep(0.05)
+
+    def _model_processes(self) -> set[int]:
+        """Ids of the server's model processes that run."""
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                before, after = stat.read_text().rsplit(")", 1)
+            except OSError:
+                continue  # it ended while we looked
+            state, parent = after.split()[:2]
+            if int(parent) == self.pid and state != "Z" and before.split("(", 1)[1].startswith(STUB_PROCESS):
+                found.add(int(stat.parent.name))
+        return found
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        # Triton ends with a table of its options; the reason is in the lines that say what happened.
+        told = [line for line in lines if line.strip() and line[0] not in "+|"]
+        return "\nlast lines of its log:\n  " + "\n  ".join(told[-LOG_LINES:])
+
+
+def _resolve_ports(wanted: Ports, host: str) -> Ports:
+    """Fills in free ports; raises InputError where a given port is in use or the host is not ours."""
+    sockets, chosen = [], {}
+    try:
+        for name, port in vars(wanted).items():
+            listener = socket.socket()
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise InputError(
+                    f"cannot listen on {host}:{port} ({reason}); free it or choose another --{name}-port"
+                ) from None
+            chosen[name] = listener.getsockname()[1]
+    finally:
+        for listener in sockets:
+            listener.close()
+    return Ports(**chosen)
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
+def _exit_text(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before it becomes the server: the kernel stops it when our thread ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repository", type=Path, required=True, help="what get3d export has written")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="0: any free one")
+    parser.add_argument("--http-port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds that the model may take to load"
+    )
+    parser.add_argument("--log", type=Path, help="file for the server's log; none: a temporary one")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until Ctrl-C or SIGTERM. Raises InputError; exits with 1 if the server dies."""
+    ports = Ports(args.grpc_port, args.http_port, args.metrics_port)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        print(f"starting Triton with {args.repository} ...", flush=True)
+        with TritonServer(args.repository, ports, args.host, args.timeout, args.log) as server:
+            print(f"READY  grpc {server.grpc_url}  http {server.http_url}  metrics {server.metrics_url}")
+            print(
+                f"try: get3d sample --url {server.grpc_url} --out samples   (Ctrl-C stops the server)",
+                flush=True,
+            )
+            while True:
+                time.sleep(1.0)
+                server.check()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    except ServerError as error:
+        # Not a bug of this process: its traceback would only hide what the server's log says.
+        raise SystemExit(f"get3d serve: {error}") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="get3d serve", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except InputError as error:
+        print(f"get3d serve: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
