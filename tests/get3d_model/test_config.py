@@ -1,0 +1,66 @@
+"""Configuration: presets load, and every kind of mistake gives one line that names it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from get3d_model.config import CONFIG_DIR, Config, config_from_dict, config_to_dict, load_config
+from get3d_model.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*.yaml")), ids=lambda p: p.stem)
+def test_presets_load(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_params_file_is_the_demo_preset():
+    """The mesh folder is the one setting that `make demo MESHES=...` changes in place."""
+    ours = dataclasses.replace(load_config(ROOT / "params.yaml"), meshes=Config().meshes)
+    assert ours == dataclasses.replace(load_config(CONFIG_DIR / "demo.yaml"), meshes=Config().meshes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {batch_sise: 4}", ["training.batch_sise", "did you mean batch_size"]),
+        ("modle: {}", ["modle", "did you mean model"]),
+        ("training: {batch_size: four}", ["training.batch_size", "int", "'four'"]),
+        ("training: {batch_size: 0}", ["training", "batch_size", "0"]),
+        ("training: {batch_size: true}", ["training.batch_size", "int"]),
+        ("training: {generator_lr: .nan}", ["training.generator_lr", "nan"]),
+        ("model: {tet_res: 7}", ["model", "tet_res", "even", "7"]),
+        ("model: {initial_shape: [0.1, 0.2]}", ["model.initial_shape", "3 values"]),
+        ("model: {initial_shape: [0.1, 0.2, 0.9]}", ["initial_shape", "inside the grid"]),
+        ("model: {image_resolution: 100}", ["image_resolution", "power of two", "100"]),
+        ("render: {resolution: 64}", ["render.resolution", "model.image_resolution"]),
+        ("model: 3", ["model", "mapping", "int"]),
+        ("- 1", ["mapping", "list"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, words):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_missing_file_names_the_presets(tmp_path):
+    with pytest.raises(InputError, match=r"no such params file.*demo"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_integers_are_accepted_for_floats_and_none_for_optionals():
+    config = config_from_dict({"training": {"total_kimg": 3, "ema_rampup": None}, "model": {"initial_shape": None}})
+    assert config.training.total_kimg == 3.0
+    assert config.training.ema_rampup is None
