@@ -57,9 +57,9 @@ class NvdiffrastRasterizer:
             library = importlib.import_module("nvdiffrast.torch")
             context = library.RasterizeCudaContext(device=self.device)
         except (ImportError, OSError, RuntimeError) as error:  # no extension module, or one for another CUDA
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"rasteriser nvdiffrast cannot be used: it does not load ({reason}); reinstall: {INSTALL_HINT}"
+                f"rasteriser nvdiffrast cannot be used: it does not load ({why}); reinstall: {INSTALL_HINT}"
             ) from error
         object.__setattr__(self, "_library", library)
         object.__setattr__(self, "_context", context)

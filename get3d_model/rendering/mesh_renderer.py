@@ -1,0 +1,167 @@
+"""Pictures of textured meshes: training data, previews, reports.
+
+Supersampled in linear light, straight alpha. Lights stand still in the world while the camera moves, so that
+a point of the surface has one colour in all views; that is what a texture can represent.
+
+Shape legend: B views, V vertices, F faces, H W pixels, N M samples
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from get3d_model.cameras import to_clip_space
+from get3d_model.rendering.base import Rasterizer
+from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.rendering.mipmap import SRGB_TO_LINEAR_256, build_mips, face_texels
+from get3d_model.rendering.normals import crease_normals, face_normals
+from get3d_model.rendering.shading import shade_kernel
+from get3d_model.types import Camera, TexturedMesh
+
+# Samples rasterised at a time: 16 bytes each in the rasteriser's buffer, so 64 MB.
+MAX_SAMPLES = 1 << 22
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """A sky, a key and a fill light, all white; 1 is the light under which a white surface is just white.
+
+    sky, ground: ambient light on surfaces facing up and down; those between get a mixture by their slope.
+    key, fill: Lambert light on surfaces facing the light. Directions point towards the lights, in world axes
+    (y up), of any length. The default sums to at most 1 in every direction, so no colour is cut off.
+    """
+
+    sky: float = 0.46
+    ground: float = 0.30
+    key: float = 0.56
+    key_direction: tuple[float, float, float] = (0.55, 0.75, 0.65)
+    fill: float = 0.22
+    fill_direction: tuple[float, float, float] = (-0.75, 0.25, -0.55)
+
+    def __post_init__(self) -> None:
+        for name in ("sky", "ground", "key", "fill"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"Lighting.{name} must be a number from 0 on; got {value}")
+        for name in ("key_direction", "fill_direction"):
+            length = math.hypot(*getattr(self, name))
+            if not (math.isfinite(length) and length > 0):
+                raise ValueError(f"Lighting.{name} must not be zero; got {getattr(self, name)}")
+
+    @classmethod
+    def unlit(cls) -> Lighting:
+        """Texture colours as they are: light 1 from everywhere."""
+        return cls(sky=1.0, ground=1.0, key=0.0, fill=0.0)
+
+    def as_array(self) -> np.ndarray:
+        """(sky, ground, key, unit key direction, fill, unit fill direction), 10 float64: for the kernel."""
+        key_3 = np.array(self.key_direction) / math.hypot(*self.key_direction)
+        fill_3 = np.array(self.fill_direction) / math.hypot(*self.fill_direction)
+        return np.array([self.sky, self.ground, self.key, *key_3, self.fill, *fill_3], np.float64)
+
+
+@dataclass(frozen=True)
+class MeshRenderer:
+    """Renders one mesh from several cameras.
+
+    resolution: height and width in pixels. supersample: samples per pixel and axis. device: where
+    `rasterizer` works; shading runs on the CPU.
+    """
+
+    rasterizer: Rasterizer
+    resolution: int
+    supersample: int
+    lighting: Lighting
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1 or self.supersample < 1:
+            raise ValueError(
+                f"resolution and supersample must be at least 1; got {self.resolution} and {self.supersample}"
+            )
+
+    def render(self, mesh: TexturedMesh, camera: Camera) -> np.ndarray:
+        """BHW4 uint8: sRGB with straight alpha, row 0 the top; (0, 0, 0, 0) where nothing is.
+
+        Textures are looked up bilinearly, repeating, from mip levels; surfaces are lit on both sides. Memory
+        beyond the images and the texture's levels stays under about 200 MB at any resolution.
+        Raises ValueError when the mesh's arrays do not fit together.
+        """
+        _check(mesh)
+        size, samples = self.resolution, self.supersample
+        out_BHW4 = np.zeros((len(camera), size, size, 4), np.uint8)
+        faces_F3 = np.ascontiguousarray(mesh.faces_F3, np.int32)
+        if not len(faces_F3):
+            return out_BHW4
+        vertices_V3 = np.ascontiguousarray(mesh.vertices_V3, np.float32)
+        mips = build_mips(mesh.texture_HW3)
+        texels = face_texels(mesh.uvs_V2, faces_F3, mips)
+        fixed = (
+            faces_F3,
+            vertices_V3[faces_F3],
+            face_normals(vertices_V3, faces_F3),
+            crease_normals(vertices_V3, faces_F3),
+            texels.texels_F32,
+            texels.area_F,
+            texels.max_level_F,
+            texels.flat_F,
+            mips.base_HW3,
+            mips.texels_T3,
+            mips.sizes_L3,
+            SRGB_TO_LINEAR_256,
+            self.lighting.as_array(),
+        )
+        faces = torch.from_numpy(faces_F3).to(self.device)
+        range_12 = torch.tensor([[0, len(faces_F3)]], dtype=torch.int32)
+        points_V3 = torch.from_numpy(vertices_V3).double()
+        world2clip_B44 = camera.world2clip_B44.detach().cpu().double()
+        cam2world_B44 = torch.linalg.inv(camera.world2cam_B44.detach().cpu().double())
+        strip = max(1, min(size, MAX_SAMPLES // (size * samples * samples)))
+        for view in range(len(camera)):
+            clip_V4 = to_clip_space(points_V3, world2clip_B44[view])
+            for first in range(0, size, strip):
+                end = min(size, first + strip)
+                rast_1NM4 = self.rasterizer.rasterize(
+                    _crop_rows(clip_V4, first, end, size).float().contiguous().to(self.device),
+                    faces,
+                    range_12,
+                    ((end - first) * samples, size * samples),
+                )
+                parallel_for(
+                    shade_kernel,
+                    end - first,
+                    torch.get_num_threads(),
+                    rast_1NM4[0].cpu().numpy(),
+                    samples,
+                    clip_V4.numpy(),
+                    *fixed,
+                    cam2world_B44[view, :3, 3].numpy().copy(),
+                    (2.0 / (size * samples)) ** 2,
+                    out_BHW4[view, first:end],
+                )
+        return out_BHW4
+
+
+def _crop_rows(clip_V4: torch.Tensor, first: int, end: int, size: int) -> torch.Tensor:
+    """Clip-space positions for which pixel rows [first, end) of `size` fill the image."""
+    if end - first == size:
+        return clip_V4
+    cropped_V4 = clip_V4.clone()
+    cropped_V4[:, 1] = (clip_V4[:, 1] * size + clip_V4[:, 3] * (size - first - end)) / (end - first)
+    return cropped_V4
+
+
+def _check(mesh: TexturedMesh) -> None:
+    vertices = len(mesh.vertices_V3)
+    if mesh.uvs_V2.shape != (vertices, 2) or not np.isfinite(mesh.uvs_V2).all():
+        raise ValueError(f"the mesh needs one finite texture coordinate for each of its {vertices} vertices")
+    texture = mesh.texture_HW3
+    if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 3 or 0 in texture.shape:
+        raise ValueError(f"the texture must be uint8 HW3; got {texture.dtype} {texture.shape}")
+    if len(mesh.faces_F3) and not (mesh.faces_F3.min() >= 0 and mesh.faces_F3.max() < vertices):
+        raise ValueError(f"the faces refer to vertices outside of the {vertices} there are")
