@@ -6,6 +6,7 @@ Shape legend: N samples
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from io import FileIO
@@ -56,14 +57,13 @@ class ShardSource:
             index_N["rotation_deg"].astype(np.float64),
             index_N["elevation_deg"].astype(np.float64),
         )
-        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._files = _OpenFiles()
 
     def read_png(self, index: int) -> bytes:
         length = int(self._length_N[index])
         try:
-            content = os.pread(
-                self._file(int(self._shard_N[index])).fileno(), length, int(self._offset_N[index])
-            )
+            file = self._files.get(self.path / self.manifest.shards[int(self._shard_N[index])].file)
+            content = os.pread(file.fileno(), length, int(self._offset_N[index]))
         except OSError as error:
             raise InputError(f"{self.describe(index)} cannot be read ({error}); check the disk") from error
         if len(content) != length:
@@ -75,19 +75,34 @@ class ShardSource:
         shape_id = self.table.shape_ids[int(self.table.shape_N[index])]
         return f"{self.path / shard}:{member_stem(shape_id, int(self.table.view_N[index]))}.png"
 
-    def _file(self, shard: int) -> FileIO:
-        # No lock, because a lock held by another thread at a fork would never be released in the child.
-        # Every step is atomic under the interpreter's own lock, and a file that is dropped here while
-        # another thread reads from it is closed when that thread lets go of it.
-        file = self._files.get(shard)
-        if file is None:
-            file = self._files[shard] = open(self.path / self.manifest.shards[shard].file, "rb", buffering=0)  # noqa: SIM115
-            while len(self._files) > _OPEN_FILES:
+
+class _OpenFiles:
+    """The files read last, kept open. Copies to another process, by fork or pickle, start with none."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._files: OrderedDict[Path, FileIO] = OrderedDict()
+        self._process = os.getpid()
+
+    def get(self, path: Path) -> FileIO:
+        """An open file; one that is dropped here is closed when the last reader lets go of it."""
+        if self._process != os.getpid():
+            # A lock that another thread held at the fork would never be released in the child.
+            self._reset()
+        with self._lock:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
+            self._files.move_to_end(path)
+            if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
         return file
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_files": OrderedDict()}
+    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[()]]:
+        return _OpenFiles, ()
 
 
 def check_shards(root: Path, manifest: Manifest) -> None:

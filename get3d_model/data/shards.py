@@ -13,11 +13,13 @@ Shape legend: N samples
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,10 +106,44 @@ def write_shard(path: Path, pieces: Iterable[bytes]) -> None:
         handle.write(bytes(-handle.tell() % tarfile.RECORDSIZE))
 
 
+def read_pieces(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(shape id, piece) of every shape in a shard, in stored order; one shape in memory at a time."""
+    shape_id, blocks = None, []
+    with tarfile.open(path, "r:") as archive:
+        for info in archive:
+            owner = _split_name(info.name)[0]
+            if owner != shape_id and shape_id is not None:
+                yield shape_id, b"".join(blocks)
+                blocks = []
+            shape_id = owner
+            blocks += _tar_member(info.name, archive.extractfile(info).read())
+    if shape_id is not None:
+        yield shape_id, b"".join(blocks)
+
+
+def decode_piece(piece: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+    """The (PNG bytes, camera) of every view in a piece, in view order."""
+    pngs, cameras = [], []
+    with tarfile.open(fileobj=io.BytesIO(piece), mode="r:") as archive:
+        for info in archive:
+            content = archive.extractfile(info).read()
+            if info.name.endswith(".png"):
+                pngs.append(content)
+            else:
+                cameras.append(json.loads(content))
+    return list(zip(pngs, cameras, strict=True))
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """(shape id, view) of a member's name."""
+    shape_id, _, view = name.rpartition(".")[0].rpartition("_")
+    return shape_id, view
+
+
 def scan_tar(path: Path) -> list[Member]:
     """The images of a tar, as stored. Raises InputError for a damaged tar or an image without its camera."""
     images: dict[str, tuple[int, int]] = {}
-    cameras: dict[str, dict[str, object]] = {}
+    cameras: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_more_shards_than_files_kept_open(tmp_path, monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
     _check_against_the_pictures(dataset, SHAPES)
     assert len(os.listdir("/proc/self/fd")) == before + 2
+
+
+def test_threads_that_open_and_drop_files_under_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("get3d_model.data.shard_source._OPEN_FILES", 1)
+    root = write_shard_dataset(tmp_path, make_shapes(), shapes_per_shard=1)
+    source = RenderedDataset(root, None).source
+    expected = [source.read_png(i) for i in range(len(source.table))]
+    items = np.random.default_rng(0).integers(0, len(expected), 5000)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda item: source.read_png(int(item)), items))
+    assert found == [expected[item] for item in items]
 
 
 def _sum_in_child(dataset, queue):

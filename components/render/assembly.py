@@ -1,0 +1,129 @@
+"""From pieces to a data set, and back from a finished data set to the pieces that are still good."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.render.folder import REJECTED_NAME, OutputFolder, Plan
+from components.render.inputs import MeshFile
+from components.render.settings import PixelSettings, RenderOptions
+from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
+from get3d_model.data.published import write_published_files
+from get3d_model.data.shards import assemble_shards, decode_piece, read_pieces
+from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The meshes of a run. keys: of each shape's images. split_files: empty for a split by hash."""
+
+    meshes: list[MeshFile]
+    sources: dict[str, SourceMesh]
+    keys: dict[str, str]
+    split_files: dict[str, Path]
+
+
+def reuse_images(
+    folder: OutputFolder, finished: Manifest, pixels: PixelSettings, inputs: Inputs, renderer_version: str
+) -> None:
+    """Takes the images of unchanged shapes out of the finished data set."""
+    same_pixels = all(finished.settings.get(name) == value for name, value in pixels.describe().items())
+    if finished.renderer_version != renderer_version or not same_pixels:
+        return
+    wanted = {
+        shape_id: folder.piece(key)
+        for shape_id, key in inputs.keys.items()
+        if shape_id in finished.shapes
+        and pixels.key(renderer_version, shape_id, finished.shapes[shape_id].sha256) == key
+        and not folder.piece(key).exists()
+    }
+    for stored in finished.shards:
+        path = folder.out / stored.file
+        # A shard that was damaged since is rendered again.
+        if wanted.keys() & set(stored.shapes) and path.is_file() and sha256_file(path) == stored.sha256:
+            for shape_id, piece in read_pieces(path):
+                if shape_id in wanted:
+                    write_bytes_atomic(wanted[shape_id], piece)
+
+
+def write_rejected(path: Path, inputs: Inputs, rejected: dict[str, str]) -> None:
+    entries = {
+        shape_id: {"file": inputs.sources[shape_id].source, "reason": reason}
+        for shape_id, reason in rejected.items()
+    }
+    write_json_atomic(path, entries)
+
+
+def assemble(
+    folder: OutputFolder,
+    options: RenderOptions,
+    inputs: Inputs,
+    plan: Plan,
+    splits: dict[str, list[str]],
+    renderer_version: str,
+) -> Manifest:
+    """Puts the pieces together in the staging folder; its manifest comes last."""
+
+    def publish_and_free(shape_ids: list[str]) -> None:
+        # A piece that is gone was dealt with before an interruption.
+        for path, shape_id in ((folder.piece(inputs.keys[shape_id]), shape_id) for shape_id in shape_ids):
+            if path.exists():
+                if options.writes_published:
+                    _publish(folder.staged, options.category, shape_id, path.read_bytes())
+                path.unlink()
+
+    shards, index = [], None
+    if options.writes_shards:
+        shards, index = assemble_shards(
+            folder.staged,
+            plan.accepted,
+            lambda shape_id: folder.piece(inputs.keys[shape_id]).read_bytes(),
+            options.shapes_per_shard,
+            publish_and_free,
+        )
+    else:
+        publish_and_free(plan.accepted)
+    write_split_lists(folder.staged, options, splits)
+    write_rejected(folder.staged / REJECTED_NAME, inputs, plan.rejected)
+    manifest = Manifest(
+        resolution=options.pixels.resolution,
+        views_per_shape=options.pixels.views,
+        category=options.category_written,
+        settings=options.describe(),
+        renderer_version=renderer_version,
+        shapes={shape_id: inputs.sources[shape_id] for shape_id in plan.accepted},
+        rejected={shape_id: inputs.sources[shape_id] for shape_id in plan.rejected},
+        splits=splits,
+        shards=shards,
+        index=index,
+    )
+    write_manifest(folder.staged, manifest)
+    return manifest
+
+
+def _publish(root: Path, category: str, shape_id: str, piece: bytes) -> None:
+    views = decode_piece(piece)
+    write_published_files(
+        root,
+        category,
+        shape_id,
+        (png for png, _ in views),
+        [camera["rotation_deg"] for _, camera in views],
+        [camera["elevation_deg"] for _, camera in views],
+    )
+
+
+def write_split_lists(root: Path, options: RenderOptions, splits: dict[str, list[str]]) -> None:
+    """Other readers of the published layout know no manifest, so the lists stand beside it."""
+    if options.writes_published:
+        for name, ids in splits.items():
+            write_bytes_atomic(root / f"{name}.txt", "".join(f"{shape_id}\n" for shape_id in ids).encode())
+
+
+def read_rejected(out: Path) -> dict[str, str]:
+    """The reasons by shape id in a finished data set; empty when the file was removed."""
+    path = Path(out) / REJECTED_NAME
+    entries = json.loads(path.read_text()) if path.is_file() else {}
+    return {shape_id: entry["reason"] for shape_id, entry in entries.items()}

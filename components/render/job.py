@@ -1,0 +1,234 @@
+"""The render step: a folder of meshes in, a versioned data set of pictures out.
+
+Shapes are rendered in worker processes, each to a *piece* that is found again by a key of all that decides
+its pixels. So a stopped run continues, an unchanged shape is never rendered twice, and the files do not
+depend on the number of workers. When all pieces are there they are put together and moved into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from components.render.assembly import (
+    Inputs,
+    assemble,
+    read_rejected,
+    reuse_images,
+    write_rejected,
+    write_split_lists,
+)
+from components.render.folder import REJECTED_NAME, OutputFolder, Plan, open_output
+from components.render.inputs import (
+    Splits,
+    find_meshes,
+    find_split_files,
+    hash_meshes,
+    split_shapes,
+)
+from components.render.pool import run_tasks
+from components.render.progress import Progress, log
+from components.render.settings import PixelSettings, RenderOptions
+from components.render.worker import (
+    RENDERER_VERSION,
+    RenderFunction,
+    RenderTask,
+    make_handler,
+    make_mesh_renderer,
+)
+from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
+from get3d_model.data.shard_source import check_shards
+from get3d_model.errors import InputError
+from get3d_model.files import sha256_json
+
+
+class RenderStopped(KeyboardInterrupt):
+    """A signal ended the run; what is rendered is kept. signal_number: which one."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("rendering stopped; the same command continues where it was")
+        self.signal_number = int(signal_number)
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What a run did. rendered: shapes rendered now; reused: shapes whose images were there already."""
+
+    out: Path
+    shapes: int
+    images: int
+    rejected: dict[str, str]
+    rendered: int
+    reused: int
+    up_to_date: bool
+    seconds: float
+
+
+def render_dataset(
+    options: RenderOptions,
+    make_renderer: Callable[[PixelSettings], RenderFunction] = make_mesh_renderer,
+    renderer_version: str = RENDERER_VERSION,
+) -> RenderReport:
+    """Renders all meshes of a folder into `options.out`.
+
+    make_renderer: a picklable top-level function, called once in every worker process.
+    A mesh that is damaged, crashes its worker or takes too long is set aside in rejected.json. Interrupted,
+    a run leaves what it has in OUT/.partial, and the same call continues there.
+    Raises InputError for a missing or empty mesh folder, bad split files, a foreign OUT, or when nothing
+    could be rendered; RenderStopped for Ctrl-C and SIGTERM.
+    """
+    begin = time.monotonic()
+    inputs = _find_inputs(options, renderer_version)
+    with _interruptible(), open_output(options.out) as folder:
+        finished = None if options.overwrite else folder.finished()
+        if finished is not None and _is_current(folder, finished, options, inputs, renderer_version):
+            splits = _split(options, inputs, set(finished.shapes))
+            if splits.lists != finished.splits:
+                write_split_lists(folder.out, options, splits.lists)
+                write_manifest(folder.out, replace(finished, splits=splits.lists))
+                log("only the splits have changed; the images stay")
+            counts = f"{len(finished.shapes)} shapes, {len(finished.rejected)} set aside"
+            log(f"{options.out} is up to date: {counts}")
+            return RenderReport(
+                folder.out,
+                shapes=len(finished.shapes),
+                images=len(finished.shapes) * finished.views_per_shape,
+                rejected=read_rejected(folder.out),
+                rendered=0,
+                reused=len(finished.shapes),
+                up_to_date=True,
+                seconds=time.monotonic() - begin,
+            )
+        run = sha256_json([options.describe(), options.category_written, options.overwrite, inputs.keys])
+        plan = folder.begin(run, set() if options.overwrite else set(inputs.keys.values()))
+        rendered = 0
+        if plan is None:
+            if finished is not None:
+                reuse_images(folder, finished, options.pixels, inputs, renderer_version)
+            plan, rendered = _render(folder, options, inputs, make_renderer)
+            folder.save_plan(run, plan)
+        splits = _split(options, inputs, set(plan.accepted))
+        for note in splits.notes:
+            log(f"warning: {note}")
+        manifest = assemble(folder, options, inputs, plan, splits.lists, renderer_version)
+        folder.commit()
+    return RenderReport(
+        folder.out,
+        shapes=len(plan.accepted),
+        images=len(plan.accepted) * manifest.views_per_shape,
+        rejected=plan.rejected,
+        rendered=rendered,
+        reused=len(plan.accepted) - rendered,
+        up_to_date=False,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _find_inputs(options: RenderOptions, renderer_version: str) -> Inputs:
+    meshes = find_meshes(options.meshes)
+    split_files = find_split_files(options.meshes, options.splits)
+    used = (
+        f"splits from {', '.join(str(path) for path in split_files.values())}"
+        if split_files
+        else (f"no split files, so a share of {options.val_fraction:g} is held out for validation")
+    )
+    log(f"{len(meshes)} meshes in {options.meshes}; {used}")
+    hashes = hash_meshes(meshes)
+    sources = {mesh.shape_id: SourceMesh(mesh.relative, hashes[mesh.shape_id]) for mesh in meshes}
+    keys = {
+        mesh.shape_id: options.pixels.key(renderer_version, mesh.shape_id, hashes[mesh.shape_id])
+        for mesh in meshes
+    }
+    # Checked now, so that a shape in two lists does not show after hours of rendering.
+    split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
+    return Inputs(meshes, sources, keys, split_files)
+
+
+def _split(options: RenderOptions, inputs: Inputs, accepted: set[str]) -> Splits:
+    rendered = [mesh for mesh in inputs.meshes if mesh.shape_id in accepted]
+    return split_shapes(
+        rendered, inputs.meshes, inputs.split_files, options.val_fraction, options.pixels.seed
+    )
+
+
+def _is_current(
+    folder: OutputFolder, finished: Manifest, options: RenderOptions, inputs: Inputs, renderer_version: str
+) -> bool:
+    """Whether OUT holds what this run would make, the splits aside."""
+    if options.retry_rejected and finished.rejected:
+        return False
+    if finished.settings != options.describe() or finished.renderer_version != renderer_version:
+        return False
+    if {
+        **finished.shapes,
+        **finished.rejected,
+    } != inputs.sources or finished.category != options.category_written:
+        return False
+    try:
+        if finished.shards:
+            check_shards(folder.out, finished)
+    except InputError:
+        return False
+    return not options.writes_published or (folder.out / "img" / options.category).is_dir()
+
+
+def _render(
+    folder: OutputFolder,
+    options: RenderOptions,
+    inputs: Inputs,
+    make_renderer: Callable[[PixelSettings], RenderFunction],
+) -> tuple[Plan, int]:
+    """Renders the shapes that have no piece yet. Returns the plan and how many were rendered."""
+    tasks = [
+        RenderTask(mesh.shape_id, mesh.path, folder.piece(inputs.keys[mesh.shape_id]))
+        for mesh in inputs.meshes
+        if not folder.piece(inputs.keys[mesh.shape_id]).exists()
+    ]
+    if len(tasks) < len(inputs.meshes):
+        log(f"the images of {len(inputs.meshes) - len(tasks)} shapes are there already")
+    rejected: dict[str, str] = {}
+    handler = functools.partial(make_handler, options.pixels, make_renderer)
+    results = run_tasks(tasks, handler, options.worker_count, options.mesh_timeout_s)
+    with Progress(len(tasks), "shapes") as progress, contextlib.closing(results):
+        for result in results:
+            if result.reason is not None:
+                rejected[result.task.shape_id] = result.reason
+                log(f"set aside: {result.task.path}: {result.reason}")
+            progress.advance()
+    accepted = [mesh.shape_id for mesh in inputs.meshes if mesh.shape_id not in rejected]
+    if not accepted:
+        report = folder.partial / REJECTED_NAME
+        write_rejected(report, inputs, rejected)
+        first = min(rejected)
+        raise InputError(
+            f"none of the {len(rejected)} meshes could be rendered; the first is"
+            f" {inputs.sources[first].source}: {rejected[first]}; all reasons are in {report}"
+        )
+    return Plan(accepted, rejected), len(tasks) - len(rejected)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turns Ctrl-C, and SIGTERM as a scheduler sends it, into `RenderStopped`."""
+    received = [signal.SIGINT]
+
+    def interrupt(signum: int, frame: object) -> None:
+        received[0] = signal.Signals(signum)
+        raise KeyboardInterrupt
+
+    # Only the main thread may set handlers; elsewhere whoever owns the process deals with signals.
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, interrupt) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RenderStopped(received[0]) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,125 @@
+"""The options of the render step, checked where they enter."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.render.inputs import ELEVATION_RANGE_DEG
+from get3d_model.cameras import FIELD_OF_VIEW_RAD, ORBIT_RADIUS
+from get3d_model.data.base import PNG_COMPRESS_LEVEL
+from get3d_model.errors import InputError
+from get3d_model.files import sha256_json
+
+FOV_DEG = round(math.degrees(FIELD_OF_VIEW_RAD), 6)
+LAYOUTS = ("shards", "published", "both")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What decides the pixels of a shape's images, beside the mesh.
+
+    views: images per shape. resolution: pixels. supersample: samples per pixel along each side.
+    scale: longest side of a normalised mesh in world units. seed: of the camera directions.
+    """
+
+    views: int = 24
+    resolution: int = 1024
+    supersample: int = 4
+    scale: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.views <= 1000, f"--views must be 1 to 1000, not {self.views}")
+        _check(8 <= self.resolution <= 8192, f"--resolution must be 8 to 8192, not {self.resolution}")
+        _check(1 <= self.supersample <= 8, f"--supersample must be 1 to 8, not {self.supersample}")
+        _check(0.0 < self.scale <= 1.0, f"--scale must be above 0 and at most 1, not {self.scale}")
+        _check(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: these and the constants behind the pixels."""
+        return {
+            "views": self.views,
+            "resolution": self.resolution,
+            "supersample": self.supersample,
+            "scale": self.scale,
+            "seed": self.seed,
+            "radius": ORBIT_RADIUS,
+            "fov_deg": FOV_DEG,
+            "elevation_range_deg": list(ELEVATION_RANGE_DEG),
+            "png_compress_level": PNG_COMPRESS_LEVEL,
+        }
+
+    def key(self, renderer_version: str, shape_id: str, source_sha256: str) -> str:
+        """Names the images of one shape: whatever changes them changes the key."""
+        return sha256_json([self.describe(), renderer_version, shape_id, source_sha256])[:32]
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """All options of `get3d render`.
+
+    meshes: folder searched for mesh files. out: folder of the data set. workers: processes (None: one per
+    processor). splits: folder with train.txt and val.txt (None: looked for in and above `meshes`).
+    val_fraction: of the hash split when there are no split files. mesh_timeout_s: seconds per mesh.
+    layout: "shards", "published" or "both". category: folder name in the published layout.
+    overwrite: render everything again, even what is there already. retry_rejected: try the meshes again that
+    a finished run has set aside.
+    """
+
+    meshes: Path
+    out: Path
+    pixels: PixelSettings = PixelSettings()
+    workers: int | None = None
+    splits: Path | None = None
+    val_fraction: float = 0.1
+    shapes_per_shard: int = 64
+    mesh_timeout_s: float = 300.0
+    layout: str = "shards"
+    category: str = "shapes"
+    overwrite: bool = False
+    retry_rejected: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
+        _check(0.0 <= self.val_fraction < 1.0, f"--val-fraction must be in [0, 1), not {self.val_fraction}")
+        _check(
+            self.shapes_per_shard >= 1, f"--shapes-per-shard must be at least 1, not {self.shapes_per_shard}"
+        )
+        _check(self.mesh_timeout_s > 0.0, f"--mesh-timeout must be above 0, not {self.mesh_timeout_s}")
+        _check(self.layout in LAYOUTS, f"--layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
+        good_name = self.category and "/" not in self.category and not self.category.startswith(".")
+        _check(bool(good_name), f"--category must be a folder name, not {self.category!r}")
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def writes_shards(self) -> bool:
+        return self.layout in ("shards", "both")
+
+    @property
+    def writes_published(self) -> bool:
+        return self.layout in ("published", "both")
+
+    @property
+    def category_written(self) -> str | None:
+        """The category as far as it shows in the files."""
+        return self.category if self.writes_published else None
+
+    def describe(self) -> dict[str, Any]:
+        """The settings part of the manifest: with the same meshes they give the same files."""
+        return {
+            **self.pixels.describe(),
+            "shapes_per_shard": self.shapes_per_shard,
+            "layout": self.layout,
+        }
