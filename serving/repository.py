@@ -24,6 +24,8 @@ TEMPLATE_DIR = Path(__file__).parent / "model_repository" / MODEL_NAME
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.py"
 CARD_FILE = "model_card.json"
+SERVED_VERSIONS = 2
+"""The newest version answers requests that name none; its predecessor stays loaded for a roll-back."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,21 @@ def versions(repository: Path) -> list[int]:
 
 
 def check_repository(repository: Path) -> None:
-    """Raises InputError unless `repository` holds a model that can be served."""
+    """Raises InputError unless `repository` holds a model, and what would be served is what was exported."""
     repository = Path(repository)
     fix = f"make one with: get3d export --checkpoint FILE --repository {repository}"
     if not repository.is_dir():
         raise InputError(f"{repository}: no such model repository; {fix}")
     if not (repository / MODEL_NAME / CONFIG_FILE).is_file() or not versions(repository):
         raise InputError(f"{repository}: holds no {MODEL_NAME} model; {fix}")
+    for number in versions(repository)[-SERVED_VERSIONS:]:
+        folder = repository / MODEL_NAME / str(number)
+        card, present = read_model_card(folder), file_hashes(folder)
+        for name, sha256 in card.files.items():
+            if present.get(name) != sha256:
+                raise InputError(
+                    f"{folder / name}: missing or changed after it was exported; export the model again"
+                )
 
 
 def render_config(max_batch_size: int) -> str:
@@ -95,6 +105,7 @@ def render_config(max_batch_size: int) -> str:
     return template.substitute(
         name=MODEL_NAME,
         max_batch_size=max_batch_size,
+        served_versions=SERVED_VERSIONS,
         inputs=",\n".join(_tensor_entry(spec) for spec in INPUTS),
         outputs=",\n".join(_tensor_entry(spec) for spec in OUTPUTS),
     )

@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
     """Raises InputError, also for a server that is not reachable, and ServiceError when the server fails."""
     if args.count < 1:
         raise InputError(f"--count must be at least 1, not {args.count}")
+    if args.concurrency < 1:
+        raise InputError(f"--concurrency must be at least 1, not {args.concurrency}")
     if args.seed + args.count - 1 > MAX_SEED:
         raise InputError(f"--seed {args.seed} with --count {args.count} passes the largest seed, {MAX_SEED}")
     requests = [

@@ -1,0 +1,113 @@
+"""How the client deals with servers that are busy, absent or broken."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from get3d_model.errors import InputError
+from serving import health
+from serving.client import Get3DClient, ServiceError
+from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
+
+
+class ScriptedTransport:
+    """Raises the given statuses one after the other, then answers; counts the calls."""
+
+    def __init__(self, statuses: list[str]) -> None:
+        self.statuses = statuses
+        self.calls = 0
+
+    def infer(self, *args: object, **options: object) -> ScriptedTransport:
+        self.calls += 1
+        if self.statuses:
+            status = self.statuses.pop(0)
+            raise InferenceServerException(f"reason\nof {status}", f"StatusCode.{status}")
+        return self
+
+    def as_numpy(self, name: str) -> np.ndarray:
+        metadata = SampleMetadata(1, 0.5, 64, "glb", 3, 1, False, 1, "m", "1", 0.0, "ab", 1)
+        return encode_responses([SampleResponse(b"x", metadata)])[name]
+
+    def close(self) -> None:
+        pass
+
+
+def scripted(statuses: list[str], timeout_s: float = 5.0) -> tuple[Get3DClient, ScriptedTransport]:
+    client = Get3DClient("localhost:1", timeout_s=timeout_s)
+    client.close()
+    client._stub = ScriptedTransport(statuses)
+    return client, client._stub
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nothing listens, held so that nothing else will."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    client, transport = scripted(["UNAVAILABLE", "UNAVAILABLE"])
+    assert client.sample(SampleRequest(1)).mesh == b"x"
+    assert transport.calls == 3
+
+
+def test_it_gives_up_at_the_deadline() -> None:
+    client, transport = scripted(["UNAVAILABLE"] * 1000, timeout_s=0.4)
+    with pytest.raises(ServiceError, match=r"not reachable or too busy .*gave up after 0\.4 s") as caught:
+        client.sample(SampleRequest(1))
+    assert caught.value.status == "UNAVAILABLE"
+    # Pauses grow, so that there are few attempts.
+    assert 2 <= transport.calls <= 6
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        ("INVALID_ARGUMENT", InputError, "^reason of INVALID_ARGUMENT$"),
+        ("NOT_FOUND", InputError, "localhost:1 serves no model get3d"),
+        ("INTERNAL", ServiceError, "localhost:1: INTERNAL: reason of INTERNAL"),
+        ("DEADLINE_EXCEEDED", ServiceError, "no answer within 5 s"),
+    ],
+)
+def test_other_failures_are_not_repeated(status: str, error: type[Exception], message: str) -> None:
+    client, transport = scripted([status])
+    with pytest.raises(error, match=message):
+        client.sample(SampleRequest(1))
+    assert transport.calls == 1
+
+
+def test_the_first_failure_ends_many() -> None:
+    client, transport = scripted(["INTERNAL"])
+    with pytest.raises(ServiceError):
+        list(client.sample_many((SampleRequest(seed) for seed in range(1000)), concurrency=1))
+    assert transport.calls < 1000
+    with pytest.raises(InputError, match="concurrency must be at least 1, not 0"):
+        next(client.sample_many([SampleRequest(1)], concurrency=0))
+
+
+def test_an_unreachable_server(closed_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"127.0.0.1:{closed_port}"
+    with Get3DClient(url, timeout_s=0.3) as client:
+        assert not client.is_ready()
+        with pytest.raises(InputError, match=f"no server answers at {url}; start one with: get3d serve"):
+            client.wait_until_ready(0.1)
+        start = time.monotonic()
+        with pytest.raises(ServiceError, match="not reachable"):
+            client.sample(SampleRequest(0))
+        assert time.monotonic() - start < 5.0, "the deadline bounds the retries"
+    assert health.main(["--url", url, "--timeout", "0.3"]) == 1
+    assert "not alive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "grpc://localhost:8001"])
+def test_bad_urls_are_named(url: str) -> None:
+    with pytest.raises(InputError, match="host:port of the gRPC endpoint"):
+        Get3DClient(url)
