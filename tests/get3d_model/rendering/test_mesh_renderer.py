@@ -105,6 +105,18 @@ def test_palette_cells_keep_their_exact_colours(cell: int, spread: float) -> Non
         assert (image[image[..., 3] > 0][:, :3] == palette_HW3[row, column]).all()
 
 
+def test_small_faces_do_not_mix_in_what_lies_outside_of_their_cell() -> None:
+    """Two tones in a cell of 16 texels, white around it; faces of about 8 texels are far below a pixel."""
+    texture_HW3 = np.full((64, 64, 3), 255, np.uint8)
+    texture_HW3[16:32, 32:48] = 40 + 8 * (np.indices((16, 16)).sum(0) % 2)[..., None]
+    mesh = sphere(0.4, texture_HW3, 5)
+    offset_V2 = np.random.default_rng(4).uniform(-4, 4, (len(mesh.vertices_V3), 2))
+    uvs_V2 = (np.array([40, 64 - 24]) + offset_V2) / 64
+    mesh = TexturedMesh(mesh.vertices_V3, mesh.faces_F3, uvs_V2.astype(np.float32), texture_HW3)
+    image = renderer(8, 1).render(mesh, turntable(4))
+    assert image[image[..., 3] > 0][:, :3].max() <= 50
+
+
 def test_a_texture_far_finer_than_the_pixels_becomes_its_mean_in_linear_light() -> None:
     checker_HW3 = (np.indices((1024, 1024)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     image = renderer(32, 2).render(quad(0.35, checker_HW3), front_camera())[0]
