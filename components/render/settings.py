@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from get3d_model.cameras import FIELD_OF_VIEW_RAD, ORBIT_RADIUS
 from get3d_model.data.base import PNG_COMPRESS_LEVEL
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_json
+from get3d_model.rendering.mesh_renderer import Lighting
 
 FOV_DEG = round(math.degrees(FIELD_OF_VIEW_RAD), 6)
 LAYOUTS = ("shards", "published", "both")
@@ -36,6 +37,7 @@ class PixelSettings:
     supersample: int = 4
     scale: float = 0.8
     seed: int = 0
+    lighting: Lighting = field(default_factory=Lighting)
 
     def __post_init__(self) -> None:
         _check(1 <= self.views <= 1000, f"--views must be 1 to 1000, not {self.views}")
@@ -46,12 +48,17 @@ class PixelSettings:
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: these and the constants behind the pixels."""
+        lighting = asdict(self.lighting).items()
         return {
             "views": self.views,
             "resolution": self.resolution,
             "supersample": self.supersample,
             "scale": self.scale,
             "seed": self.seed,
+            # As JSON has it, so that it compares equal to what was read from a manifest.
+            "lighting": {
+                name: list(value) if isinstance(value, tuple) else value for name, value in lighting
+            },
             "radius": ORBIT_RADIUS,
             "fov_deg": FOV_DEG,
             "elevation_range_deg": list(ELEVATION_RANGE_DEG),

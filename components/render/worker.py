@@ -5,7 +5,7 @@ Shape legend: B views, H W image height and width, 4 RGBA channels
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,20 @@ import torch
 from components.render.inputs import view_angles
 from components.render.pool import FatalError
 from components.render.settings import FOV_DEG, PixelSettings
-from get3d_model.cameras import ORBIT_RADIUS, orbit_camera
+from get3d_model.cameras import ORBIT_RADIUS, orbit_camera, turntable
 from get3d_model.data.base import View, polar_angles_rad
 from get3d_model.data.shards import encode_piece
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 from get3d_model.mesh_io import load_textured_mesh, normalize
+from get3d_model.rendering.mesh_renderer import MeshRenderer
+from get3d_model.rendering.select import make_rasterizer
 from get3d_model.types import Camera, TexturedMesh
 
-# Samples (pixels times supersampling) rendered in one call, so that memory does not grow with the views.
-SAMPLES_PER_CALL = 2**24
+# Pictures held at a time, so that memory does not grow with the views.
+BYTES_PER_CALL = 2**28
 
-# Part of every image's key: a change of the renderer that changes pixels needs another one.
+# Part of every image's key: a change of loader or renderer that changes pixels needs another one.
 RENDERER_VERSION = "raster-1"
 
 # (mesh, camera) -> uint8 BHW4, straight alpha.
@@ -44,13 +46,14 @@ class RenderTask:
 
 def make_mesh_renderer(settings: PixelSettings) -> RenderFunction:
     """The project's own renderer on the processor."""
-    from get3d_model.rendering.mesh_renderer import Lighting, MeshRenderer
-
-    from get3d_model.rendering.select import make_rasterizer
-
     rasterizer = make_rasterizer(torch.device("cpu"))
-    renderer = MeshRenderer(rasterizer, settings.resolution, settings.supersample, Lighting())
-    return lambda mesh, camera: np.asarray(renderer.render(mesh, camera))
+    # The first picture compiles the kernels; no mesh should have that counted as its own time.
+    vertices_V3 = np.eye(3, dtype=np.float32)
+    triangle = TexturedMesh(
+        vertices_V3, np.array([[0, 1, 2]], np.int32), vertices_V3[:, :2].copy(), np.zeros((2, 2, 3), np.uint8)
+    )
+    MeshRenderer(rasterizer, 8, 2, settings.lighting).render(triangle, turntable(1))
+    return MeshRenderer(rasterizer, settings.resolution, settings.supersample, settings.lighting).render
 
 
 def make_handler(
@@ -63,10 +66,10 @@ def make_handler(
     def handle(task: RenderTask) -> None:
         try:
             views = render_shape(task, settings, render)
+            piece = encode_piece(task.shape_id, views, ORBIT_RADIUS, FOV_DEG)
         except InputError as error:
             # The report names the file beside the reason, relative to the mesh folder.
             raise InputError(str(error).removeprefix(f"{task.path}: ")) from error
-        piece = encode_piece(task.shape_id, views, ORBIT_RADIUS, FOV_DEG)
         try:
             write_bytes_atomic(task.piece, piece)
         except OSError as error:
@@ -77,20 +80,23 @@ def make_handler(
     return handle
 
 
-def render_shape(task: RenderTask, settings: PixelSettings, render: RenderFunction) -> list[View]:
-    """All views of a mesh. Raises InputError for a mesh that cannot be read or shows nothing."""
+def render_shape(task: RenderTask, settings: PixelSettings, render: RenderFunction) -> Iterator[View]:
+    """Yields all views of a mesh. Raises InputError for a mesh that cannot be read or shows nothing."""
     mesh = normalize(load_textured_mesh(task.path), settings.scale)
     angles = view_angles(task.shape_id, settings.views, settings.seed)
-    rotation_deg_B = np.array([view.rotation_deg for view in angles])
-    elevation_deg_B = np.array([view.elevation_deg for view in angles])
-    radians_B2 = torch.from_numpy(polar_angles_rad(rotation_deg_B, elevation_deg_B))
+    radians_B2 = torch.from_numpy(
+        polar_angles_rad(
+            np.array([view.rotation_deg for view in angles]),
+            np.array([view.elevation_deg for view in angles]),
+        )
+    )
     camera = orbit_camera(radians_B2[:, 0], radians_B2[:, 1])
-    step = max(1, SAMPLES_PER_CALL // (settings.resolution * settings.supersample) ** 2)
-    parts = [render(mesh, camera[first : first + step]) for first in range(0, settings.views, step)]
-    rgba_BHW4 = np.concatenate(parts)
-    if not rgba_BHW4[..., 3].any():
+    step = max(1, BYTES_PER_CALL // (4 * settings.resolution**2))
+    visible = False
+    for first in range(0, settings.views, step):
+        rgba_BHW4 = render(mesh, camera[first : first + step])
+        visible = visible or bool(rgba_BHW4[..., 3].any())
+        for rgba_HW4, view in zip(rgba_BHW4, angles[first : first + step], strict=True):
+            yield View(rgba_HW4, view.rotation_deg, view.elevation_deg)
+    if not visible:
         raise InputError("none of its triangles is visible from any camera; a mesh needs an area")
-    return [
-        View(rgba_HW4, view.rotation_deg, view.elevation_deg)
-        for rgba_HW4, view in zip(rgba_BHW4, angles, strict=True)
-    ]

@@ -69,7 +69,7 @@ def check_shape_id(shape_id: str) -> None:
         raise ValueError(f"shape id {shape_id!r} must be a file name without dots and slashes")
 
 
-def encode_piece(shape_id: str, views: Sequence[View], radius: float, fov_deg: float) -> bytes:
+def encode_piece(shape_id: str, views: Iterable[View], radius: float, fov_deg: float) -> bytes:
     """The tar content of one shape's views: PNG and JSON of each; the same views give the same bytes."""
     check_shape_id(shape_id)
     blocks: list[bytes] = []
