@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from get3d_model.rendering.jit import kernel
 
 # Footprints across the border of a repeating texture are compared texel by texel up to this many.
 MAX_COMPARED_TEXELS = 4096
@@ -97,7 +98,7 @@ def _halve(rows_HW3: np.ndarray) -> np.ndarray:
     return total_HW3 / np.float32(count)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _changes_sum(texture_HW3):
     """Summed-area table of the texels that differ from their right or lower neighbour."""
     height, width, _ = texture_HW3.shape
@@ -116,7 +117,7 @@ def _changes_sum(texture_HW3):
     return sums
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _flat_kernel(texture_HW3, changes, texels_F32, flat_F):
     height, width, _ = texture_HW3.shape
     for face in range(len(texels_F32)):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from get3d_model.rendering.jit import kernel
 
 # Positions closer than this fraction of the mesh's size are one point (files store float32 at best).
 MERGE_FRACTION = 1e-6
@@ -70,7 +71,7 @@ def _corner_angles(vertices_V3: np.ndarray, faces_F3: np.ndarray) -> np.ndarray:
     return np.arccos(np.clip(cosine_F3, -1.0, 1.0))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _crease_kernel(normals_F3, angles_F3, order_K, starts_P, min_cosine, out_F33):
     for position in range(len(starts_P) - 1):
         for k in range(starts_P[position], starts_P[position + 1]):

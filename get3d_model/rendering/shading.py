@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from get3d_model.rendering.jit import kernel
 
-@numba.njit(nogil=True, cache=True)
+
+@kernel
 def _bilinear_base(base_HW3, linear_256, x, y):
     """Linear colour of level 0 at texel position (x, y), repeating."""
     height, width, _ = base_HW3.shape
@@ -34,7 +35,7 @@ def _bilinear_base(base_HW3, linear_256, x, y):
     return r, g, b
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _bilinear_level(texels_T3, height, width, first, x, y):
     """Linear colour of a level from 1 on at texel position (x, y) of that level, repeating."""
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
@@ -51,7 +52,7 @@ def _bilinear_level(texels_T3, height, width, first, x, y):
     return r, g, b
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _lookup(base_HW3, texels_T3, sizes_L3, linear_256, x, y, level):
     """Trilinear lookup at texel position (x, y) of level 0."""
     if level <= 0.0:
@@ -73,7 +74,7 @@ def _lookup(base_HW3, texels_T3, sizes_L3, linear_256, x, y, level):
     return r, g, b
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _irradiance(lights, nx, ny, nz):
     """Light arriving at a surface with unit normal n; `lights` is `Lighting.as_array`."""
     light = lights[1] + (lights[0] - lights[1]) * (0.5 + 0.5 * ny)
@@ -82,14 +83,14 @@ def _irradiance(lights, nx, ny, nz):
     return light
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _encode_srgb(linear):
     linear = min(max(linear, 0.0), 1.0)
     encoded = linear * 12.92 if linear <= 0.0031308 else 1.055 * linear ** (1.0 / 2.4) - 0.055
     return np.uint8(encoded * 255.0 + 0.5)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def shade_kernel(
     first_row,
     end_row,

@@ -9,10 +9,10 @@ Shape legend: F faces, E = 3 F half-edges.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.rendering.jit import kernel
 
 
 def edge_rings(faces_F3: np.ndarray, vertices: int, threads: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def edge_rings(faces_F3: np.ndarray, vertices: int, threads: int) -> np.ndarray:
     return ring_E
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _ring_kernel(first_unit, end_unit, faces_F3, vertices, log_buckets, heads, chain_E, ring_E):
     shift = np.uint64(64 - log_buckets)
     units = len(heads)

@@ -15,14 +15,16 @@ top-left rule for e_i = 0 every pixel on a shared edge is covered exactly once.
 Roofline, 20 000 triangles in 512 x 512: vertices and faces 20 000 * (3 * 16 + 12) bytes = 1.2 MB read, rast
 4.2 MB written: about 0.5 ms of memory traffic at 10 GB/s. The arithmetic is larger: about 50 ns to set a
 triangle up (1 ms) and 3 ns to test a pixel of a bounding box (about 2 * 2 * 150 000 tests: 2 ms).
+Figures of a machine: tests/benchmarks/rasterizer.py.
 
 Shape legend: B images, V packed vertices, F packed faces, H W image size, U units (row bands) of work.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from get3d_model.rendering.jit import kernel
 
 # In pixels, against float64 rounding of the projected bounds (about 1e-12 at 8192 pixels).
 BOUNDS_MARGIN = 1e-7
@@ -31,7 +33,7 @@ DEPTH_LIMIT = 1.0 + 1e-6
 MIN_W = 1e-12
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _project_bounds(x, y, w, bounds):
     """Widens bounds = (x_min, x_max, y_min, y_max) in NDC by a point in front of the camera."""
     px = x / w
@@ -39,7 +41,7 @@ def _project_bounds(x, y, w, bounds):
     return (min(bounds[0], px), max(bounds[1], px), min(bounds[2], py), max(bounds[3], py))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _clipped_bounds(pos_V4, i0, i1, i2):
     """NDC bounds of the part of a triangle in front of the near plane z = -w; empty when x_min > x_max."""
     bounds = (np.inf, -np.inf, np.inf, -np.inf)
@@ -65,27 +67,27 @@ def _clipped_bounds(pos_V4, i0, i1, i2):
     return bounds
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _first_center(low, size):
     """Index of the first pixel centre at or after NDC `low`, not below 0."""
     position = (low * 0.5 + 0.5) * size - 0.5 - BOUNDS_MARGIN
     return int(np.ceil(min(max(position, 0.0), size)))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _last_center(high, size):
     """Index of the last pixel centre at or before NDC `high`, not above size - 1."""
     position = (high * 0.5 + 0.5) * size - 0.5 + BOUNDS_MARGIN
     return int(np.floor(max(min(position, size - 1.0), -1.0)))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _owns_edge(a, b):
     """Top-left rule for the inward normal (a, b), rows downwards: left edges and horizontal top edges."""
     return a > 0.0 or (a == 0.0 and b > 0.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rasterize_kernel(
     first_unit, end_unit, pos_V4, faces_F3, ranges_B2, centers_x_W, centers_y_H, bands, rast_BHW4
 ):
@@ -171,7 +173,7 @@ def rasterize_kernel(
                     rast_HW4[row, column, 3] = triangle_id
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rasterize_backward_kernel(
     first_unit,
     end_unit,

@@ -5,11 +5,12 @@ Shape legend: B images, V packed vertices, F packed faces, H W image size, C cha
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from get3d_model.rendering.jit import kernel
 
-@numba.njit(nogil=True, cache=True)
+
+@kernel
 def interpolate_kernel(first_row, end_row, attributes_VC, rast_RW4, faces_F3, out_RWC):
     """Fills the rows [first_row, end_row) of out (zeros on entry); R = B * H rows."""
     channels = attributes_VC.shape[1]
@@ -32,7 +33,7 @@ def interpolate_kernel(first_row, end_row, attributes_VC, rast_RW4, faces_F3, ou
                 )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def interpolate_backward_rast_kernel(
     first_row, end_row, attributes_VC, rast_RW4, faces_F3, grad_out_RWC, grad_rast_RW4
 ):
@@ -57,7 +58,7 @@ def interpolate_backward_rast_kernel(
             grad_rast_RW4[row, column, 1] = grad_v
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def interpolate_backward_attributes_kernel(
     first_unit, end_unit, rast_BHW4, faces_F3, grad_out_BHWC, bands, spans_U2, offsets_U, sums_SC
 ):

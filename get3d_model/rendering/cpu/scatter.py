@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.rendering.jit import kernel
 
 # Enough to keep a workstation busy with one image, few enough that the slices stay small.
 MIN_UNITS = 8
@@ -60,7 +60,7 @@ def reduce_slices(slices: Slices, vertices: int, threads: int) -> np.ndarray:
     return result_VC
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _reduce_kernel(first_run, end_run, spans_U2, offsets_U, sums_SC, result_VC):
     vertices, channels = result_VC.shape
     first = first_run * VERTICES_PER_REDUCTION
@@ -76,7 +76,7 @@ def _reduce_kernel(first_run, end_run, spans_U2, offsets_U, sums_SC, result_VC):
             result_VC[vertex, channel] = total_C[vertex - first, channel]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def visible_span_kernel(first_unit, end_unit, rast_BHW4, faces_F3, bands, spans_U2):
     """The range of vertices of the triangles visible in each unit."""
     height = rast_BHW4.shape[1]

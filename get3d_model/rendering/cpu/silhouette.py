@@ -20,11 +20,12 @@ Shape legend: B images, V packed vertices, F packed faces, E = 3 F half-edges, H
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from get3d_model.rendering.jit import kernel
 
-@numba.njit(nogil=True, cache=True, inline="always")
+
+@kernel
 def _edge_line(pos_V4, i, j):
     """(a, b, c) with det(P, v_i, v_j) = a x + b y + c w for P = (x, y, w)."""
     xi, yi, wi = np.float64(pos_V4[i, 0]), np.float64(pos_V4[i, 1]), np.float64(pos_V4[i, 3])
@@ -32,7 +33,7 @@ def _edge_line(pos_V4, i, j):
     return yi * wj - yj * wi, wi * xj - wj * xi, xi * yj - xj * yi
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _side(line, pos_V4, i):
     """On which side of a line the triangle with third vertex i lies where it touches the line (signed).
 
@@ -41,7 +42,7 @@ def _side(line, pos_V4, i):
     return line[0] * pos_V4[i, 0] + line[1] * pos_V4[i, 1] + line[2] * pos_V4[i, 3]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _across(pos_V4, faces_F3, ring_E, edge, line, side):
     """The half-edge by which the surface goes on beyond `edge`, or -1 at a silhouette.
 
@@ -66,7 +67,7 @@ def _across(pos_V4, faces_F3, ring_E, edge, line, side):
     return -1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _find_silhouette(pos_V4, faces_F3, ring_E, face, x, y, x_end, y_end, steps):
     """Half-edge of the first silhouette met on the way from (x, y) inside `face` to (x_end, y_end), or -1.
 
@@ -105,7 +106,7 @@ def _find_silhouette(pos_V4, faces_F3, ring_E, face, x, y, x_end, y_end, steps):
     return -1, 0.0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def find_pairs_kernel(
     first_row,
     end_row,
@@ -161,7 +162,7 @@ def find_pairs_kernel(
                     alpha_BHW2[image, row, column, direction] = s - 0.5
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _pair_weights(alpha_HW2, row, column, direction, height, width):
     """The four neighbours of a pixel in order right, left, lower, upper: (row, column, alpha seen from here).
 
@@ -176,7 +177,7 @@ def _pair_weights(alpha_HW2, row, column, direction, height, width):
     return row - 1, column, (-alpha_HW2[row - 1, column, 1] if row > 0 else np.float32(0.0))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def blend_kernel(first_row, end_row, color_BHWC, alpha_BHW2, out_BHWC):
     """Rows [first_row, end_row) of B * H of the blended image."""
     _, height, width, channels = color_BHWC.shape
@@ -196,7 +197,7 @@ def blend_kernel(first_row, end_row, color_BHWC, alpha_BHW2, out_BHWC):
                         )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def blend_backward_kernel(first_row, end_row, grad_out_BHWC, alpha_BHW2, grad_color_BHWC):
     """Rows [first_row, end_row) of B * H of d loss / d color."""
     _, height, width, channels = grad_out_BHWC.shape
@@ -221,7 +222,7 @@ def blend_backward_kernel(first_row, end_row, grad_out_BHWC, alpha_BHW2, grad_co
                         )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def edge_span_kernel(first_unit, end_unit, edge_BHW2, faces_F3, bands, spans_U2):
     """The range of vertices of the silhouette edges in each unit."""
     _, height, width, _ = edge_BHW2.shape
@@ -245,7 +246,7 @@ def edge_span_kernel(first_unit, end_unit, edge_BHW2, faces_F3, bands, spans_U2)
             spans_U2[unit, 1] = high + 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def edge_backward_kernel(
     first_unit,
     end_unit,
