@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from get3d_model.cameras import to_clip_space
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.cpu.threads import parallel_for
 from get3d_model.rendering.mipmap import SRGB_TO_LINEAR_256, build_mips, face_texels
@@ -118,16 +117,15 @@ class MeshRenderer:
         )
         faces = torch.from_numpy(faces_F3).to(self.device)
         range_12 = torch.tensor([[0, len(faces_F3)]], dtype=torch.int32)
-        points_V3 = torch.from_numpy(vertices_V3).double()
-        world2clip_B44 = camera.world2clip_B44.detach().cpu().double()
+        world2clip_B44 = camera.world2clip_B44.detach().cpu().double().numpy()
         cam2world_B44 = torch.linalg.inv(camera.world2cam_B44.detach().cpu().double())
         strip = max(1, min(size, MAX_SAMPLES // (size * samples * samples)))
         for view in range(len(camera)):
-            clip_V4 = to_clip_space(points_V3, world2clip_B44[view])
+            clip_V4 = _clip_positions(vertices_V3, world2clip_B44[view])
             for first in range(0, size, strip):
                 end = min(size, first + strip)
                 rast_1NM4 = self.rasterizer.rasterize(
-                    _crop_rows(clip_V4, first, end, size).float().contiguous().to(self.device),
+                    torch.from_numpy(_crop_rows(clip_V4, first, end, size)).to(self.device),
                     faces,
                     range_12,
                     ((end - first) * samples, size * samples),
@@ -138,7 +136,7 @@ class MeshRenderer:
                     torch.get_num_threads(),
                     rast_1NM4[0].cpu().numpy(),
                     samples,
-                    clip_V4.numpy(),
+                    clip_V4,
                     *fixed,
                     cam2world_B44[view, :3, 3].numpy().copy(),
                     (2.0 / (size * samples)) ** 2,
@@ -147,12 +145,16 @@ class MeshRenderer:
         return out_BHW4
 
 
-def _crop_rows(clip_V4: torch.Tensor, first: int, end: int, size: int) -> torch.Tensor:
-    """Clip-space positions for which pixel rows [first, end) of `size` fill the image."""
-    if end - first == size:
-        return clip_V4
-    cropped_V4 = clip_V4.clone()
-    cropped_V4[:, 1] = (clip_V4[:, 1] * size + clip_V4[:, 3] * (size - first - end)) / (end - first)
+def _clip_positions(vertices_V3: np.ndarray, world2clip_44: np.ndarray) -> np.ndarray:
+    """V4 float64. Not by torch, whose worker threads go on spinning and take the cores from the kernels."""
+    return np.einsum("vk,jk->vj", vertices_V3, world2clip_44[:, :3]) + world2clip_44[:, 3]
+
+
+def _crop_rows(clip_V4: np.ndarray, first: int, end: int, size: int) -> np.ndarray:
+    """Clip-space positions, V4 float32, for which pixel rows [first, end) of `size` fill the image."""
+    cropped_V4 = clip_V4.astype(np.float32)
+    if end - first < size:
+        cropped_V4[:, 1] = (clip_V4[:, 1] * size + clip_V4[:, 3] * (size - first - end)) / (end - first)
     return cropped_V4
 
 
