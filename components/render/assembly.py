@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.render.folder import REJECTED_NAME, OutputFolder, Plan
-from components.render.inputs import MeshFile
+from components.render.inputs import SPLIT_NAMES, MeshFile
 from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
 from get3d_model.data.published import write_published_files
@@ -118,6 +118,8 @@ def _publish(root: Path, category: str, shape_id: str, piece: bytes) -> None:
 def write_split_lists(root: Path, options: RenderOptions, splits: dict[str, list[str]]) -> None:
     """Other readers of the published layout know no manifest, so the lists stand beside it."""
     if options.writes_published:
+        for name in set(SPLIT_NAMES) - splits.keys():
+            (root / f"{name}.txt").unlink(missing_ok=True)
         for name, ids in splits.items():
             write_bytes_atomic(root / f"{name}.txt", "".join(f"{shape_id}\n" for shape_id in ids).encode())
 

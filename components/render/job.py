@@ -195,7 +195,7 @@ def _render(
     rejected: dict[str, str] = {}
     handler = functools.partial(make_handler, options.pixels, make_renderer)
     results = run_tasks(tasks, handler, options.worker_count, options.mesh_timeout_s)
-    with Progress(len(tasks), "shapes") as progress, contextlib.closing(results):
+    with Progress(len(tasks), "shape") as progress, contextlib.closing(results):
         for result in results:
             if result.reason is not None:
                 rejected[result.task.shape_id] = result.reason

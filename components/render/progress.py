@@ -22,7 +22,7 @@ class Progress:
     def __init__(self, total: int, unit: str) -> None:
         self._total, self._unit, self._done = total, unit, 0
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit=f" {unit}", disable=not self._terminal, dynamic_ncols=True)
+        self._bar = tqdm(total=total, unit=unit, disable=not self._terminal, dynamic_ncols=True)
         self._begin = self._last = time.monotonic()
 
     def advance(self) -> None:
@@ -32,7 +32,7 @@ class Progress:
         if not self._terminal and self._done < self._total and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
             left = (now - self._begin) / self._done * (self._total - self._done)
-            log(f"{self._done} of {self._total} {self._unit}, about {left:.0f} s left")
+            log(f"{self._done} of {self._total} {self._unit}s, about {left:.0f} s left")
 
     def __enter__(self) -> Progress:
         return self

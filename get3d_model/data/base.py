@@ -6,7 +6,7 @@ Shape legend: B batch, N samples of a data set, H W image height and width, 4 RG
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -126,20 +126,20 @@ def encode_png(rgba_HW4: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(content: bytes, where: str) -> np.ndarray:
+def decode_png(content: bytes, where: Callable[[], str]) -> np.ndarray:
     """uint8 (H, W, 4) pixels. `where` names the image in the InputError that a bad one raises."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             mode = picture.mode
             pixels = np.asarray(picture)
     except Exception as error:
         # Pillow raises OSError, SyntaxError, ValueError, zlib.error and others for damaged files.
         raise InputError(
-            f"{where}: the image cannot be decoded ({error}); render the data set again"
+            f"{where()}: the image cannot be decoded ({error}); render the data set again"
         ) from error
     if mode != "RGBA":
         raise InputError(
-            f"{where}: the image is {mode}, not RGBA; render again with a transparent background,"
+            f"{where()}: the image is {mode}, not RGBA; render again with a transparent background,"
             " because training needs the silhouette in the alpha channel"
         )
     return pixels

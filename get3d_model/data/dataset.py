@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+# Below, handing an image to another thread takes longer than decoding it (`tests/benchmarks/dataset.py`).
+THREADS_FROM_RESOLUTION = 128
+
+
 def open_source(
     path: Path, split_files: Mapping[str, Path] | None = None, category: str | None = None
 ) -> SampleSource:
@@ -108,7 +112,7 @@ def read_pixels(source: SampleSource, index: int) -> np.ndarray:
 
     Raises InputError naming the image when it cannot be read or decoded, is not RGBA, or has another size.
     """
-    rgba_HW4 = decode_png(source.read_png(index), source.describe(index))
+    rgba_HW4 = decode_png(source.read_png(index), lambda: source.describe(index))
     height, width = rgba_HW4.shape[:2]
     if (height, width) != (source.resolution, source.resolution):
         raise InputError(
@@ -186,9 +190,10 @@ class RenderedDataset(torch.utils.data.Dataset):
         )
 
     def read_batch(self, items: Sequence[int] | np.ndarray) -> SampleBatch:
-        """Samples stacked; images are read and decoded in parallel threads."""
+        """Samples stacked; images that are worth it are read and decoded in parallel threads."""
         items = [int(item) for item in items]
-        if len(items) == 1 or self._threads == 1:
+        cached = all(int(self.index_N[item]) in self._cache for item in items)
+        if len(items) == 1 or self._threads == 1 or cached or self.resolution < THREADS_FROM_RESOLUTION:
             return stack_samples([self[item] for item in items])
         # A forked child inherits the pool object but not its threads.
         if self._pool is None or self._pool[0] != os.getpid():

@@ -57,12 +57,13 @@ class ShardSource:
             index_N["rotation_deg"].astype(np.float64),
             index_N["elevation_deg"].astype(np.float64),
         )
+        self._paths = [str(self.path / stored.file) for stored in self.manifest.shards]
         self._files = _OpenFiles()
 
     def read_png(self, index: int) -> bytes:
         length = int(self._length_N[index])
         try:
-            file = self._files.get(self.path / self.manifest.shards[int(self._shard_N[index])].file)
+            file = self._files.get(self._paths[self._shard_N[index]])
             content = os.pread(file.fileno(), length, int(self._offset_N[index]))
         except OSError as error:
             raise InputError(f"{self.describe(index)} cannot be read ({error}); check the disk") from error
@@ -84,10 +85,10 @@ class _OpenFiles:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[Path, FileIO] = OrderedDict()
+        self._files: OrderedDict[str, FileIO] = OrderedDict()
         self._process = os.getpid()
 
-    def get(self, path: Path) -> FileIO:
+    def get(self, path: str) -> FileIO:
         """An open file; one that is dropped here is closed when the last reader lets go of it."""
         if self._process != os.getpid():
             # A lock that another thread held at the fork would never be released in the child.

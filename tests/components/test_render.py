@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from components.render import assembly
 from components.render.folder import OutputFolder, open_output
@@ -62,7 +65,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def in_process(monkeypatch) -> None:
+def in_process(monkeypatch) -> Iterator[None]:
     """For tests of what is done with the results: tasks run here, because workers take seconds to start."""
 
     def run_here(tasks, make_handler, workers, task_timeout_s):
@@ -72,6 +75,9 @@ def in_process(monkeypatch) -> None:
             yield TaskResult(task, None if kind == "done" else text)
 
     monkeypatch.setattr("components.render.job.run_tasks", run_here)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # a worker has one
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +237,50 @@ def test_bad_meshes_are_set_aside(meshes, reference, tmp_path, capfd, request):
     request.getfixturevalue("in_process")
     retried = _render(folder, tmp_path / "out", retry_rejected=True)
     assert (retried.rendered, retried.reused, list(retried.rejected)) == (0, 5, ["bug"])
+
+
+def test_pictures_and_cameras_of_the_real_renderer_agree(tmp_path, in_process):
+    # A red and a blue cube, mirrored at the origin, so that normalising only scales them.
+    corner_83 = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
+    quads_64 = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
+    faces_F3 = np.concatenate([quads_64[:, [0, 1, 2]], quads_64[:, [0, 2, 3]]]).astype(np.int32)
+    centre_3 = np.array([1.5, 0.8, -1.0])
+    vertices_V3 = np.concatenate([0.2 * corner_83 + centre_3, 0.2 * corner_83 - centre_3]).astype(np.float32)
+    uvs_V2 = np.repeat(np.array([[0.25, 0.5], [0.75, 0.5]], np.float32), 8, axis=0)
+    texture = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8).repeat(8, 0).repeat(8, 1)
+    (tmp_path / "meshes").mkdir()
+    mesh = TexturedMesh(vertices_V3, np.concatenate([faces_F3, faces_F3 + 8]), uvs_V2, texture)
+    save_mesh(mesh, tmp_path / "meshes/cubes.glb")
+    pixels = PixelSettings(views=12, resolution=64, supersample=2)
+    options = RenderOptions(tmp_path / "meshes", tmp_path / "out", pixels, layout="published", category="c")
+    assert render_dataset(options).images == 12
+    red_3 = centre_3 * 0.8 / np.ptp(vertices_V3, axis=0).max()
+    cameras = tmp_path / "out/camera/c/cubes"
+    checked = 0
+    for view, (rotation, elevation) in enumerate(
+        zip(np.load(cameras / "rotation.npy"), np.load(cameras / "elevation.npy"), strict=True)
+    ):
+        # The published convention, written out anew.
+        theta, phi = -np.deg2rad(rotation) - np.pi / 2, np.deg2rad(90 - elevation)
+        eye = 1.2 * np.array([np.sin(phi) * np.cos(theta), np.cos(phi), np.sin(phi) * np.sin(theta)])
+        forward = -eye / 1.2
+        right = np.cross(forward, [0, 1, 0])
+        right /= np.linalg.norm(right)
+        up = np.cross(right, forward)
+        expected = []
+        for point in (red_3, -red_3):
+            depth = (point - eye) @ forward
+            x, y = 35 / 16 * ((point - eye) @ right) / depth, 35 / 16 * ((point - eye) @ up) / depth
+            expected.append([(1 - y) / 2 * 64, (1 + x) / 2 * 64])
+        if np.linalg.norm(np.subtract(*expected)) < 16:
+            continue  # one cube may hide the other
+        rgba = np.asarray(Image.open(tmp_path / f"out/img/c/cubes/{view:03d}.png")).astype(float)
+        for channel, centre in ((0, expected[0]), (2, expected[1])):
+            weight = rgba[..., 3] * (rgba[..., channel] > 2 * rgba[..., 2 - channel])
+            found = [(weight * axis).sum() / weight.sum() + 0.5 for axis in np.indices((64, 64))]
+            np.testing.assert_allclose(found, centre, atol=0.7)
+        checked += 1
+    assert checked >= 6
 
 
 def test_nothing_to_render(tmp_path, in_process):

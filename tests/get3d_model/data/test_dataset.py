@@ -123,7 +123,8 @@ def test_dataloader_workers(shards, context):
     assert [name for b in batches for name in b.shape_ids] == [s.shape_id for s in reference]
 
 
-def test_threads_read_the_same(shards, published):
+def test_threads_read_the_same(shards, published, monkeypatch):
+    monkeypatch.setattr("get3d_model.data.dataset.THREADS_FROM_RESOLUTION", 1)
     for path in (shards, published):
         dataset = RenderedDataset(path, None, threads=4)
         items = np.random.default_rng(0).integers(0, len(dataset), 64)
