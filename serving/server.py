@@ -79,6 +79,7 @@ class TritonServer:
         self._folder = Path(tempfile.mkdtemp(prefix="get3d-triton-"))
         self.log = self._log or self._folder / "triton.log"
         try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             backends = make_backend_directory(files, self._folder / "backends")
             with open(self.log, "wb") as log:
                 self._process = subprocess.Popen(
@@ -126,9 +127,14 @@ class TritonServer:
         Triton does not restart a model process that died, and goes on calling the model ready.
         """
         code = self._process.poll()
+        all_run = self._stubs <= self._model_processes()
+        if code is None and not all_run:
+            # A dying server takes a moment to be reported, and its model processes may go first.
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(0.5)
         if code is not None:
             raise ServerError(f"the Triton server has stopped ({_exit_text(code)}){self._log_tail()}")
-        if not self._stubs <= self._model_processes():
+        if not all_run:
             raise ServerError(f"a model process of the Triton server has died; restart it{self._log_tail()}")
 
     def stop(self) -> None:

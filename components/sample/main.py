@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic, write_json_atomic
-from serving.client import Get3DClient
+from serving.client import Get3DClient, ServiceError
 from serving.codec import FORMAT_SUFFIX, MAX_SEED, SampleRequest, SampleResponse
 
 SAMPLES_FILE = "samples.json"
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Raises InputError, also for a server that is not reachable, and ServiceError when the server fails."""
+    """Raises InputError, also for a server that is not reachable; exits with 1 when the server fails."""
     if args.count < 1:
         raise InputError(f"--count must be at least 1, not {args.count}")
     if args.concurrency < 1:
@@ -72,7 +72,11 @@ def run(args: argparse.Namespace) -> None:
     ]
     with Get3DClient(args.url, timeout_s=args.timeout) as client:
         client.wait_until_ready()
-        samples = sample_to_folder(client, requests, args.out, args.concurrency)
+        try:
+            samples = sample_to_folder(client, requests, args.out, args.concurrency)
+        except ServiceError as error:
+            # The server's failure, not a bug of this process: a traceback would say nothing.
+            raise SystemExit(f"get3d sample: {error}") from None
     empty = [sample["seed"] for sample in samples if sample["empty"]]
     if empty:
         print(f"no surface, so a stand-in shape, for seeds {', '.join(map(str, empty))}", file=sys.stderr)

@@ -21,6 +21,15 @@ class FakeClient:
     def __init__(self, failing: int) -> None:
         self.failing = failing
 
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait_until_ready(self) -> None:
+        pass
+
     def sample_many(self, requests: list[SampleRequest], concurrency: int):
         for request in requests:
             if request.seed == self.failing:
@@ -42,6 +51,13 @@ def test_a_failure_leaves_no_half_files(tmp_path: Path) -> None:
     with pytest.raises(ServiceError):
         sample_to_folder(FakeClient(1), [SampleRequest(s, file_format="glb") for s in range(3)], tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["seed0000.glb"]
+
+
+def test_a_failing_server_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.sample.main.Get3DClient", lambda url, timeout_s: FakeClient(2))
+    with pytest.raises(SystemExit, match="get3d sample: broken"):
+        main(["--out", str(tmp_path), "--count", "3", "--format", "glb"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed0000.glb", "seed0001.glb"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 The requests of a dynamic batch pass through the networks together; each mesh is then textured and encoded by
 itself. A bad or cancelled request fails alone.
 
+A seed gives the same bytes whenever it is sampled alone. In a larger batch the networks round differently
+(about 1e-5 in a vertex), which can also move texture seams; max_batch_size 1 avoids that.
+
 Shape legend: B meshes of a batch
 """
 
