@@ -47,11 +47,11 @@ def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("get3d-triton-*")}
 
 
-def start_serve(repository: Path) -> tuple[subprocess.Popen[str], str]:
+def start_serve(repository: Path, temporary: Path) -> tuple[subprocess.Popen[str], str]:
     """`get3d serve` as a process of its own, and its gRPC endpoint."""
     process = subprocess.Popen(
         [sys.executable, "-m", "serving.server", "--repository", str(repository), *FREE_PORTS],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)},
     )  # fmt: skip
     output = ""
     for line in process.stdout:
@@ -64,7 +64,7 @@ def start_serve(repository: Path) -> tuple[subprocess.Popen[str], str]:
 def test_serve_and_sample(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The two commands, as a user gives them; SIGTERM ends the server in order."""
     before = shared_memory()
-    process, url = start_serve(repository)
+    process, url = start_serve(repository, tmp_path)
     try:
         assert shared_memory() > before
         (triton,) = children(process.pid)
@@ -82,10 +82,11 @@ def test_serve_and_sample(repository: Path, tmp_path: Path, capsys: pytest.Captu
     assert process.stdout.read().endswith("stopped\n")
     assert stubs and not any(alive(pid) for pid in [triton, *stubs])
     assert shared_memory() <= before
+    assert not list(tmp_path.glob("get3d-triton-*"))
 
 
-def test_it_dies_with_its_parent(repository: Path) -> None:
-    process, _ = start_serve(repository)
+def test_it_dies_with_its_parent(repository: Path, tmp_path: Path) -> None:
+    process, _ = start_serve(repository, tmp_path)
     (triton,) = children(process.pid)
     stubs = children(triton)
     process.kill()
