@@ -1,0 +1,66 @@
+"""`get3d synth`: files, splits, repeatability, refusals."""
+
+import subprocess
+import sys
+
+import pytest
+
+from components.synth.main import main, split_ids
+from get3d_model.errors import InputError
+from get3d_model.mesh_io import load_textured_mesh
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_writes_vehicles_and_splits(tmp_path):
+    main([str(tmp_path / "cars"), "--count", "9", "--seed", "5"])
+    files = contents(tmp_path / "cars")
+    assert sorted(files) == ["train.txt"] + ["val.txt"] + [f"vehicle_{i:04d}.glb" for i in range(9)]
+    train, val = (files[f"{name}.txt"].decode().split() for name in ("train", "val"))
+    assert sorted(train + val) == [f"vehicle_{i:04d}" for i in range(9)] and val == ["vehicle_0007"]
+    mesh = load_textured_mesh(tmp_path / "cars" / "vehicle_0003.glb")
+    assert mesh.extras["index"] == 3 and mesh.extras["seed"] == 5 and len(mesh.faces_F3) > 1500
+
+
+def test_repeats_byte_for_byte_and_does_not_depend_on_the_count(tmp_path):
+    main([str(tmp_path / "a"), "--count", "2", "--seed", "1"])
+    first = contents(tmp_path / "a")
+    main([str(tmp_path / "a"), "--count", "2", "--seed", "1"])
+    assert contents(tmp_path / "a") == first
+    main([str(tmp_path / "b"), "--count", "3", "--seed", "1"])
+    for name in ("vehicle_0000.glb", "vehicle_0001.glb"):
+        assert contents(tmp_path / "b")[name] == first[name]
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 9, 16, 100])
+def test_splits_are_complete(count):
+    splits = split_ids(count)
+    assert splits["train"] and splits["val"]
+    assert not set(splits["train"]) & set(splits["val"])
+    assert len(splits["train"]) + len(splits["val"]) == count
+    assert abs(len(splits["val"]) - count / 8) <= 1
+
+
+def test_refuses_bad_values(tmp_path):
+    with pytest.raises(InputError, match="at least 2"):
+        main([str(tmp_path / "a"), "--count", "1"])
+    with pytest.raises(InputError, match="negative"):
+        main([str(tmp_path / "a"), "--count", "2", "--seed", "-1"])
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        main([str(tmp_path / "file"), "--count", "2"])
+
+
+def test_refuses_a_folder_with_other_meshes(tmp_path):
+    main([str(tmp_path), "--count", "3"])
+    with pytest.raises(InputError, match=r"vehicle_0002\.glb"):
+        main([str(tmp_path), "--count", "2"])
+
+
+def test_no_progress_bar_without_a_terminal(tmp_path):
+    command = [sys.executable, "-m", "components.synth.main", str(tmp_path / "a"), "--count", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and "2 vehicles" in done.stdout
