@@ -17,7 +17,7 @@ from get3d_model.data.vehicles.geometry import Skin, Surface, joined
 from get3d_model.data.vehicles.kinds import MAKERS
 from get3d_model.data.vehicles.livery import PALETTE, Scheme, choose_scheme
 from get3d_model.data.vehicles.paint import Colour, Sheet, lettering, mix
-from get3d_model.mesh_io import ScenePart
+from get3d_model.gltf import ScenePart
 from get3d_model.types import TexturedMesh
 
 VehiclePart = ScenePart  # one material of a vehicle, with one transform per copy
