@@ -347,7 +347,7 @@ class _SignalFlag:
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """A 63-bit seed per (run, step, rank)."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _duration(seconds: float) -> str:
