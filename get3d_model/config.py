@@ -62,7 +62,10 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         _check(self.views >= 1, f"views must be at least 1, not {self.views}")
-        _check(_power_of_two(self.resolution, 16), f"resolution must be a power of two >= 16, not {self.resolution}")
+        _check(
+            _power_of_two(self.resolution, 16),
+            f"resolution must be a power of two >= 16, not {self.resolution}",
+        )
         _check(1 <= self.supersample <= 8, f"supersample must be 1 to 8, not {self.supersample}")
         _check(0 < self.scale <= 1, f"scale must be in (0, 1], not {self.scale}")
         _check(0 < self.val_fraction < 1, f"val_fraction must be between 0 and 1, not {self.val_fraction}")
@@ -94,6 +97,9 @@ class ModelConfig:
     initial_shape: tuple[float, float, float] | None = None
     """Half extents (x, y, z; world units) of a rounded box that the SDF starts from; none: the published
     model, whose SDF starts random. Worth it where the budget is minutes, not days."""
+    mirror_symmetry: bool = False
+    """Shapes are mirror images across the x = 0 plane, as vehicles and furniture are: both halves read the same
+    features. Off in the published model."""
     image_resolution: int = 1024
     """Resolution of rendered images and of the discriminators' input."""
     antialias_color: bool = False
@@ -106,14 +112,26 @@ class ModelConfig:
     """Bound of activations in those blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("z_dim", "w_dim", "mapping_layers", "mlp_hidden_layers", "mlp_width", "texture_features"):
+        for name in (
+            "z_dim",
+            "w_dim",
+            "mapping_layers",
+            "mlp_hidden_layers",
+            "mlp_width",
+            "texture_features",
+        ):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name, low in (("tri_plane_resolution", 8), ("image_resolution", 16)):
             value = getattr(self, name)
             _check(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")
-        _check(self.tet_res >= 4 and self.tet_res % 2 == 0, f"tet_res must be even and >= 4, not {self.tet_res}")
+        _check(
+            self.tet_res >= 4 and self.tet_res % 2 == 0, f"tet_res must be even and >= 4, not {self.tet_res}"
+        )
         _check(self.grid_scale > 0, f"grid_scale must be positive, not {self.grid_scale}")
-        for base, top in (("channel_base", "tri_plane_resolution"), ("discriminator_channel_base", "image_resolution")):
+        for base, top in (
+            ("channel_base", "tri_plane_resolution"),
+            ("discriminator_channel_base", "image_resolution"),
+        ):
             _check(
                 getattr(self, base) >= getattr(self, top),
                 f"{base} must be at least {top} ({getattr(self, top)}), not {getattr(self, base)}",
@@ -165,7 +183,10 @@ class TrainingConfig:
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("r1_gamma", "sdf_regularizer_weight", "data_workers"):
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
-        _check(0 <= self.style_mixing_probability <= 1, f"style_mixing_probability must be 0 to 1, not {self.style_mixing_probability}")
+        _check(
+            0 <= self.style_mixing_probability <= 1,
+            f"style_mixing_probability must be 0 to 1, not {self.style_mixing_probability}",
+        )
         _check(-1 <= self.background <= 1, f"background must be in [-1, 1], not {self.background}")
 
 
@@ -227,7 +248,9 @@ def load_config(path: Path) -> Config:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         presets = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
-        raise InputError(f"{path}: no such params file; start from a preset in {CONFIG_DIR} ({presets})") from None
+        raise InputError(
+            f"{path}: no such params file; start from a preset in {CONFIG_DIR} ({presets})"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -284,7 +307,9 @@ def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
         items = typing.get_args(hint)
         if not isinstance(value, (list, tuple)) or len(value) != len(items):
             raise InputError(f"{source}: {name} must be a list of {len(items)} values, not {value!r}")
-        return tuple(_convert(h, v, source, f"{name}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True)))
+        return tuple(
+            _convert(h, v, source, f"{name}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True))
+        )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not hint:

@@ -36,7 +36,18 @@ class Synthesis(nn.Module):
         self.max_deformation = 1.0 / (grid.resolution * config.deformation_multiplier)
         self.image_resolution = config.image_resolution
         self.antialias_color = config.antialias_color
-        self.lookup = grid_lookup(grid, config.tri_plane_resolution)
+        self.mirror_symmetry = config.mirror_symmetry
+        self.lookup = grid_lookup(grid, config.tri_plane_resolution, config.mirror_symmetry)
+        # Mirrored halves deform towards opposite sides; vertices on the mirror plane stay on it.
+        sign_N1 = (
+            torch.sign(grid.vertices_N3[:, :1])
+            if config.mirror_symmetry
+            else torch.ones_like(grid.vertices_N3[:, :1])
+        )
+        deform_scale_N3 = (
+            torch.cat([sign_N1, torch.ones_like(grid.vertices_N3[:, 1:])], dim=1) * self.max_deformation
+        )
+        self.register_buffer("deform_scale_N3", deform_scale_N3, persistent=False)
         self.register_buffer("prior_N", initial_sdf(grid.vertices_N3, config.initial_shape), persistent=False)
 
     def planes(
@@ -48,15 +59,19 @@ class Synthesis(nn.Module):
     def raw_geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """(sdf_BN, deform_BN3 in world units) at the grid vertices, before the empty-shape rule."""
         sdf_BN, deform_B3N = self.generator.sdf_and_deformation(self.lookup(planes_geo), ws_geo_BLD)
-        deform_BN3 = torch.tanh(deform_B3N.float()).transpose(1, 2) * self.max_deformation
+        deform_BN3 = torch.tanh(deform_B3N.float()).transpose(1, 2) * self.deform_scale_N3
         return sdf_BN.float() + self.prior_N, deform_BN3
 
     def geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> GeometryOutput:
         """SDF and deformation with the empty-shape rule applied."""
-        return GeometryOutput(*repair_empty_shapes(*self.raw_geometry(planes_geo, ws_geo_BLD), self.extractor.grid))
+        return GeometryOutput(
+            *repair_empty_shapes(*self.raw_geometry(planes_geo, ws_geo_BLD), self.extractor.grid)
+        )
 
     def texture_features(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """Features of the texture field at world points; BCP."""
+        if self.mirror_symmetry:
+            points_BP3 = torch.cat([points_BP3[..., :1].abs(), points_BP3[..., 1:]], dim=-1)
         features_BCP = sample_triplanes(planes_tex, points_BP3 / self.extractor.grid.extent)
         return self.generator.texture_features(features_BCP, ws_tex_BLD)
 
@@ -140,12 +155,17 @@ class Generator(nn.Module):
         return GeneratorOutput(render, geometry, meshes)
 
 
-def grid_lookup(grid: TetrahedralGrid, plane_resolution: int) -> nn.Module:
-    """The fastest exact tri-plane lookup for the vertices of a grid."""
+def grid_lookup(grid: TetrahedralGrid, plane_resolution: int, mirror_symmetry: bool) -> nn.Module:
+    """The fastest exact tri-plane lookup for the vertices of a grid; |x| stands for x under mirror symmetry."""
+
+    def fold(x: Tensor) -> Tensor:
+        return x.abs() if mirror_symmetry else x
+
     if not grid.lattices:
-        return PointLookup(grid.vertices_N3 / grid.extent)
+        points_N3 = grid.vertices_N3 / grid.extent
+        return PointLookup(torch.cat([fold(points_N3[:, :1]), points_N3[:, 1:]], dim=1))
     extent = grid.extent.unbind()
-    lattices = [tuple(axis / half for axis, half in zip(xyz, extent, strict=True)) for xyz in grid.lattices]
+    lattices = [(fold(x) / extent[0], y / extent[1], z / extent[2]) for x, y, z in grid.lattices]
     return LatticeLookup(lattices, plane_resolution)
 
 
