@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> None:
 
     from components.generate.strip import mesh_pictures
     from get3d_model.errors import InputError
+    from get3d_model.image_grid import save_image
     from get3d_model.inference import Sampler, interpolate_styles, with_extras
     from get3d_model.mesh_io import save_mesh
-    from get3d_model.training.image_grid import save_image
 
     if args.steps < 2:
         raise InputError(f"--steps {args.steps} must be at least 2")

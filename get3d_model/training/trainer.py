@@ -28,6 +28,7 @@ from get3d_model.data.sampler import InfiniteSampler
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, sha256_json
 from get3d_model.generator import build_generator
+from get3d_model.image_grid import save_image, tile
 from get3d_model.inference import ModelIdentity, Sampler
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.select import make_rasterizer
@@ -42,7 +43,6 @@ from get3d_model.training.checkpoint import (
 )
 from get3d_model.training.distributed import World
 from get3d_model.training.ema import ema_beta, update_ema
-from get3d_model.training.image_grid import save_image, tile
 from get3d_model.training.phases import Phases, Report
 from get3d_model.training.sink import MetricSink
 
