@@ -5,7 +5,6 @@ Shape legend: B batch, Z latent width, D w width, L layers (copies of w), H W im
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +73,10 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if (path / GENERATOR_FILE).is_file():
         return path / GENERATOR_FILE
-    found = sorted(path.glob(f"checkpoints/*/{CHECKPOINT_FILE}"))
+    # Complete checkpoints only: their names are numbers, so neither retired nor half-written ones count.
+    found = sorted(path.glob(f"checkpoints/[0-9]*/{CHECKPOINT_FILE}"))
     if found:
-        return max(found, key=lambda p: json.loads(p.read_text())["step"]).parent / GENERATOR_FILE
+        return found[-1].parent / GENERATOR_FILE
     raise InputError(f"{path}: no checkpoint here; give a {GENERATOR_FILE}, a checkpoint folder or a training folder")
 
 
@@ -98,6 +98,8 @@ class Sampler:
         file = find_checkpoint(path)
         device = torch.device(device)
         tensors, description = load_tensors(file)
+        if not {"config", "kimg"} <= description.keys():
+            raise InputError(f"{file}: holds no generator; give the {GENERATOR_FILE} of a checkpoint")
         config = config_from_dict(description["config"], f"{file} header")
         generator = build_generator(config.model)
         load_module(generator, tensors, file)

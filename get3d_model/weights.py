@@ -37,7 +37,10 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise InputError(f"{path}: not a readable safetensors file ({error}); write it again") from None
     if HEADER_KEY not in metadata:
         raise InputError(f"{path}: has no {HEADER_KEY} description; it was not written by get3d")
-    return tensors, json.loads(metadata[HEADER_KEY])
+    try:
+        return tensors, dict(json.loads(metadata[HEADER_KEY]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: its {HEADER_KEY} description is damaged ({error}); write it again") from None
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

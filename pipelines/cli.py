@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         # A step that saved its state raises a subclass that says so and names its signal.
-        print(f"get3d {args.command}: {error or 'interrupted'}", file=sys.stderr)
+        print(f"get3d {args.command}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(error, "signal_number", 2)
     except BrokenPipeError:
         return 1

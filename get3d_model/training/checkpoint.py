@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
 from get3d_model.weights import load_module, load_tensors, save_tensors
 
 KEEP = 2
+RETIRED_PREFIX = "stale-"
 # Settings a resumed run may change: they do not alter what a step computes.
 RESUMABLE_CHANGES = {
     "training": {
@@ -65,7 +67,7 @@ def checkpoint_dir(out: Path, images_seen: int) -> Path:
 
 
 def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) -> Path:
-    """Writes a checkpoint atomically, then removes all but the newest KEEP. Returns its folder."""
+    """Writes a checkpoint atomically, then removes all but the newest KEEP and what killed runs left. Returns its folder."""
     folder = checkpoint_dir(out, state.images_seen)
     description = {"config": state.config, "kimg": state.kimg, "step": state.step, "dataset": state.dataset}
     with atomic_directory(folder) as temporary:
@@ -81,9 +83,18 @@ def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) ->
         }
         save_tensors(optimizers, temporary / "optimizers.safetensors", {})
         write_json_atomic(temporary / CHECKPOINT_FILE, {**description, "images_seen": state.images_seen})
-    for old in list_checkpoints(out)[:-KEEP]:
-        shutil.rmtree(old)
+    # Renamed first: a run killed while it removes must not leave half a checkpoint under its name.
+    retire_checkpoints(list_checkpoints(out)[:-KEEP])
+    for pattern in (f"{RETIRED_PREFIX}*", ".*.tmp", ".*.old"):
+        for left_over in folder.parent.glob(pattern):
+            shutil.rmtree(left_over)
     return folder
+
+
+def retire_checkpoints(folders: Sequence[Path]) -> None:
+    """Renames checkpoints, so that they are found no more; the next `save_checkpoint` removes them."""
+    for folder in folders:
+        folder.rename(folder.with_name(RETIRED_PREFIX + folder.name))
 
 
 def list_checkpoints(out: Path) -> list[Path]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from get3d_model.files import write_bytes_atomic
+
 
 class MetricSink(Protocol):
     """Receives one flat record of numbers per log interval."""
@@ -17,7 +19,6 @@ class JsonLinesSink:
     """Appends one JSON object per record. After a resume, records beyond the resumed step are dropped."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -27,7 +28,7 @@ class JsonLinesSink:
                     continue  # the half-written last line of a killed run
                 if record["step"] <= resume_step:
                     kept.append(line)
-        path.write_text("".join(line + "\n" for line in kept))
+        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
         self._path = path
 
     def record(self, step: int, values: dict[str, float]) -> None:

@@ -38,6 +38,7 @@ from get3d_model.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     read_state,
+    retire_checkpoints,
     save_checkpoint,
     what_changed,
 )
@@ -146,10 +147,11 @@ class Trainer:
                 raise InputError(
                     f"{folders[-1]} belongs to another run ({change}); give another --out, or --restart-on-change"
                 )
+            # Before the folders move, every rank must have seen them.
+            self.world.barrier()
             if self.world.is_main:
                 print(f"starting afresh: {change}", flush=True)
-                for folder in folders:
-                    folder.rename(folder.with_name(f"stale-{folder.name}"))
+                retire_checkpoints(folders)
             self.world.barrier()
             return None
         state = load_checkpoint(folders[-1], self.modules)

@@ -1,0 +1,29 @@
+"""What every test starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests started under torchrun or in a job must not join its process group."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered data set of 16 px; nothing may write into it."""
+    from tests.get3d_model.training.tiny import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("tiny-data"))

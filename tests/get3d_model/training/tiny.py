@@ -1,0 +1,110 @@
+"""A training run that takes milliseconds per step: a params file, a data set, and `get3d train` as a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from get3d_model.config import Config, EvaluationConfig, TrainingConfig, config_to_dict
+from get3d_model.weights import load_tensors
+from tests.get3d_model.data.synthetic import make_shapes, write_shard_dataset
+from tests.serving.tiny import CONFIG as TINY
+
+BATCH = 4
+STEP_KIMG = BATCH / 1000
+"""Thousands of images in one step."""
+WEIGHT_FILES = ("generator_ema", "generator", "discriminator", "optimizers")
+
+
+def tiny_config(steps: int, **training: Any) -> Config:
+    """R1 at every second step and an average that moves, so that a resumed run could go wrong in all of them."""
+    settings = {
+        "total_kimg": steps * STEP_KIMG,
+        "batch_size": BATCH,
+        "r1_gamma": 1.0,
+        "r1_interval": 2,
+        "ema_half_life_kimg": 0.01,
+        "checkpoint_interval_kimg": STEP_KIMG,
+        "image_interval_kimg": 1.0,
+        "log_interval_kimg": STEP_KIMG,
+        **training,
+    }
+    return dataclasses.replace(
+        TINY,
+        training=TrainingConfig(**settings),
+        evaluation=EvaluationConfig(samples_per_reference=1, surface_points=64),
+    )
+
+
+def write_params(path: Path, config: Config) -> Path:
+    path.write_text(yaml.safe_dump(config_to_dict(config)))
+    return path
+
+
+def write_dataset(root: Path) -> Path:
+    """Three training shapes and two held out, three views each, 16 px."""
+    return write_shard_dataset(root, make_shapes())
+
+
+def train_command(params: Path, data: Path, out: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "pipelines.cli", "train",
+        "--config", str(params), "--data", str(data), "--out", str(out),
+    ]  # fmt: skip
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """One thread, so that several processes do not wait for each other's threads."""
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    process = start(command, **environment)
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 60.0
+) -> None:
+    """Fails when the process ends or the time is over before the condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.005)
+
+
+def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, by file and name."""
+    return {
+        f"{file}/{name}": tensor
+        for file in WEIGHT_FILES
+        for name, tensor in load_tensors(folder / f"{file}.safetensors")[0].items()
+    }
+
+
+def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """Names whose tensors are not the same bit for bit."""
+    assert first.keys() == second.keys()
+    return [
+        name
+        for name in first
+        if first[name].dtype != second[name].dtype
+        or first[name].numpy().tobytes() != second[name].numpy().tobytes()
+    ]
