@@ -52,8 +52,8 @@ def mesh_pictures(
     """One uint8 HW3 picture of `resolution`^2 pixels per mesh.
 
     The field of view is the same for all and just wide enough for the largest. Generated textures already
-    hold the shading, so unlit is right for them; give `Lighting()` for meshes with plain colours. A mesh without
-    faces gives a blank picture that says so.
+    hold the shading, so unlit is right for them; give `Lighting()` for meshes with plain colours. A mesh
+    without faces gives a blank picture that says so.
     """
     camera = _camera_for(meshes, viewpoint)
     renderer = MeshRenderer(make_rasterizer(torch.device("cpu")), resolution, SUPERSAMPLE, lighting)
@@ -88,7 +88,5 @@ def _over_white(rgba_HW4: np.ndarray) -> np.ndarray:
 def _blank(resolution: int) -> np.ndarray:
     picture = Image.new("RGB", (resolution, resolution), "white")
     font = ImageFont.load_default(max(8.0, resolution / 14))
-    ImageDraw.Draw(picture).text(
-        (resolution / 2, resolution / 2), EMPTY_LABEL, LABEL_GREY, font, anchor="mm"
-    )
+    ImageDraw.Draw(picture).text((resolution / 2, resolution / 2), EMPTY_LABEL, LABEL_GREY, font, anchor="mm")
     return np.asarray(picture)
