@@ -82,7 +82,7 @@ def report_html(inputs: RunInputs, sheet_HW3: np.ndarray, credits_text: str) -> 
             ("torch", torch.__version__),
             ("get3d-pipeline", _own_version()),
         ],
-        config_yaml=yaml.safe_dump(config_to_dict(inputs.config), sort_keys=False, default_flow_style=None),
+        config_yaml=yaml.safe_dump(config_to_dict(inputs.config), sort_keys=False),
         credits_text=credits_text,
         credit_files=inputs.credit_files,
     )
