@@ -1,4 +1,4 @@
-"""A training run that takes milliseconds per step: a params file, a data set, and `get3d train` as a process."""
+"""A training run that takes milliseconds per step: params file, data set, and `get3d train` as a process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHT_FILES = ("generator_ema", "generator", "discriminator", "optimizers")
 
 
 def tiny_config(steps: int, **training: Any) -> Config:
-    """R1 at every second step and an average that moves, so that a resumed run could go wrong in all of them."""
+    """R1 at every second step and a moving average: everything that a resumed run could get wrong."""
     settings = {
         "total_kimg": steps * STEP_KIMG,
         "batch_size": BATCH,
