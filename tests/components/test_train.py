@@ -1,0 +1,54 @@
+"""`get3d train` as a command; what training does is tested in tests/get3d_model/training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.train.main import main
+from get3d_model.errors import InputError
+from get3d_model.inference import Sampler
+from tests.get3d_model.training.tiny import tiny_config, write_params
+
+
+def test_trains_and_says_what_it_does(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, out = tmp_path / "params.yaml", tmp_path / "out"
+    command = ["--config", str(params), "--data", str(tiny_data), "--out", str(out)]
+    write_params(params, tiny_config(2))
+    main(command)
+    output = capsys.readouterr().out
+    assert output.startswith(f"{tiny_data}: shards layout, 5 shapes")
+    assert "kimg 0.01/0.01  sec/kimg" in output and "ETA 0:00:00" in output
+    assert f"finished: {out / 'checkpoints' / '000000008'}\n" in output
+    write_params(params, tiny_config(3))
+    main(command)
+    output = capsys.readouterr().out
+    assert f"resuming from {out / 'checkpoints' / '000000008'} at kimg 0.01" in output
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+    assert Sampler.load(out).identity.kimg == 0.012
+
+
+def test_the_published_layout_trains_too(tmp_path: Path) -> None:
+    from tests.get3d_model.data.synthetic import SPLITS, make_shapes, write_published_dataset
+
+    data = write_published_dataset(tmp_path / "data", make_shapes())
+    for name, ids in SPLITS.items():
+        (data / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    params = write_params(tmp_path / "params.yaml", tiny_config(1))
+    main(["--config", str(params), "--data", str(data), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "checkpoints" / "000000004").is_dir()
+
+
+def test_a_missing_params_file_names_the_presets(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such params file; start from a preset .*demo"):
+        main(
+            ["--config", str(tmp_path / "none.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+        )
