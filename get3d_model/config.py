@@ -52,7 +52,7 @@ class RenderConfig:
     views: int = 24
     """Views per shape."""
     resolution: int = 1024
-    supersample: int = 2
+    supersample: int = 4
     """Samples per pixel along each side."""
     scale: float = 0.8
     """Longest side of a normalised mesh, world units (the camera orbit has radius 1.2)."""

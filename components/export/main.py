@@ -17,14 +17,9 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-import torch
-
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
-from get3d_model.inference import GENERATOR_FILE, Sampler, find_checkpoint
-from get3d_model.mesh_io import mesh_bytes
-from get3d_model.weights import load_tensors
 from serving.codec import MODEL_NAME
 from serving.repository import (
     CARD_FILE,
@@ -61,6 +56,12 @@ def export(
     Raises InputError for a checkpoint that is missing, damaged or not finite, a version number below 1, and a
     version that exists with other content.
     """
+    # Here and not above, so that `get3d export --help` does not wait for torch.
+    import torch
+
+    from get3d_model.inference import GENERATOR_FILE, find_checkpoint
+    from get3d_model.weights import load_tensors
+
     if version is not None and version < 1:
         raise InputError(f"version {version} is not possible; Triton's versions start at 1")
     source = find_checkpoint(checkpoint)
@@ -143,6 +144,9 @@ def _check_same_mesh(source: Path, staged: Path) -> None:
 
 
 def _check_mesh(checkpoint: Path) -> bytes:
+    from get3d_model.inference import Sampler
+    from get3d_model.mesh_io import mesh_bytes
+
     (mesh,) = Sampler.load(checkpoint).generate([CHECK_SEED], texture_resolution=CHECK_TEXTURE_RESOLUTION)
     return mesh_bytes(mesh, "glb")
 

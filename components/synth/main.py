@@ -8,10 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from get3d_model.data.vehicles import make_vehicle, vehicle_kinds
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
-from get3d_model.mesh_io import save_scene
 
 VAL_EVERY = 8  # one shape in eight validates; not a multiple of the number of kinds, so that all kinds do
 
@@ -48,6 +46,10 @@ def write_vehicles(out: Path, count: int, seed: int) -> None:
     Raises InputError for fewer than two vehicles, a negative seed, and a folder that holds other meshes,
     which would silently become part of the data.
     """
+    # Here and not above, so that `get3d synth --help` does not wait for torch.
+    from get3d_model.data.vehicles import make_vehicle, vehicle_kinds
+    from get3d_model.mesh_io import save_scene
+
     if count < 2:
         raise InputError(f"--count {count} is too small: training and validation need at least 2 vehicles")
     if seed < 0:

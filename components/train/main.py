@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), help="params file (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=Path("params.yaml"), help="params file")
     parser.add_argument("--data", type=Path, required=True, help="rendered data set, shards or published layout")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl")
     parser.add_argument(
         "--restart-on-change",
         action="store_true",
         help="start afresh when the checkpoint in --out belongs to another configuration or data set "
-        "(default: refuse)",
+        "instead of refusing",
     )
 
 

@@ -96,6 +96,9 @@ class Trainer:
         device = world.device
         model = config.model
         generator = build_generator(model).to(device)
+        # Uncovered pixels show this bias. Started at the real images' background, the discriminator cannot tell
+        # the first images by their background, nor the generator paint it with surfaces.
+        torch.nn.init.constant_(generator.synthesis.to_rgb.bias, training.background)
         half_blocks = model.num_half_precision_blocks
         discriminator = Discriminator(
             model.image_resolution,
