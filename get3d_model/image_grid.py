@@ -19,7 +19,11 @@ def tile(images_BHW3: np.ndarray, columns: int) -> np.ndarray:
     rows = -(-count // columns)
     canvas = np.full((rows * columns, height, width, 3), 255, np.uint8)
     canvas[:count] = images_BHW3
-    return canvas.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    return (
+        canvas.reshape(rows, columns, height, width, 3)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, 3)
+    )
 
 
 def save_image(picture_HW3: np.ndarray, path: Path) -> None:

@@ -77,14 +77,21 @@ def find_checkpoint(path: Path) -> Path:
     found = sorted(path.glob(f"checkpoints/[0-9]*/{CHECKPOINT_FILE}"))
     if found:
         return found[-1].parent / GENERATOR_FILE
-    raise InputError(f"{path}: no checkpoint here; give a {GENERATOR_FILE}, a checkpoint folder or a training folder")
+    raise InputError(
+        f"{path}: no checkpoint here; give a {GENERATOR_FILE}, a checkpoint folder or a training folder"
+    )
 
 
 class Sampler:
     """Samples shapes from one generator (its EMA weights)."""
 
     def __init__(
-        self, generator: Generator, config: Config, identity: ModelIdentity, rasterizer: Rasterizer, device: torch.device
+        self,
+        generator: Generator,
+        config: Config,
+        identity: ModelIdentity,
+        rasterizer: Rasterizer,
+        device: torch.device,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False).to(device)
         self.config = config
@@ -119,7 +126,8 @@ class Sampler:
             pairs.append(torch.randn(2, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)))
         z_B2Z = torch.stack(pairs).to(self.device)
         return Styles(
-            self.generator.mapping_geo(z_B2Z[:, 0], truncation_psi), self.generator.mapping(z_B2Z[:, 1], truncation_psi)
+            self.generator.mapping_geo(z_B2Z[:, 0], truncation_psi),
+            self.generator.mapping(z_B2Z[:, 1], truncation_psi),
         )
 
     @torch.no_grad()
@@ -140,7 +148,9 @@ class Sampler:
         def color_at(points_T3: Tensor) -> Tensor:
             # Blocks bound the memory: a 1024 texture has up to a million covered texels.
             blocks = points_T3.split(1 << 17)
-            return torch.cat([self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks])
+            return torch.cat(
+                [self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks]
+            )
 
         unwrapped = unwrap(shapes.meshes.mesh(index), texture_resolution)
         return bake_texture(self.rasterizer, unwrapped, texture_resolution, color_at, self.device)
@@ -151,7 +161,9 @@ class Sampler:
         """One textured mesh per seed; `extras` say where it came from."""
         shapes = self.shapes(self.styles(seeds, truncation_psi))
         return [
-            with_extras(self.textured_mesh(shapes, index, texture_resolution), self.extras(seed, truncation_psi))
+            with_extras(
+                self.textured_mesh(shapes, index, texture_resolution), self.extras(seed, truncation_psi)
+            )
             for index, seed in enumerate(seeds)
         ]
 
@@ -185,7 +197,8 @@ def interpolate_styles(first: Styles, second: Styles, steps: int) -> Styles:
     """`steps` styles from one shape to another, linear in w (both given with one row)."""
     weight_S1 = torch.linspace(0.0, 1.0, steps, device=first.w_geo_BD.device)[:, None]
     return Styles(
-        torch.lerp(first.w_geo_BD, second.w_geo_BD, weight_S1), torch.lerp(first.w_tex_BD, second.w_tex_BD, weight_S1)
+        torch.lerp(first.w_geo_BD, second.w_geo_BD, weight_S1),
+        torch.lerp(first.w_tex_BD, second.w_tex_BD, weight_S1),
     )
 
 
@@ -196,4 +209,6 @@ def with_extras(mesh: TexturedMesh, extras: dict[str, Any]) -> TexturedMesh:
 def check_psi(truncation_psi: float) -> None:
     """Raises InputError for a psi that is not a number in 0 .. 2."""
     if not 0.0 <= truncation_psi <= 2.0:
-        raise InputError(f"truncation_psi {truncation_psi} is out of range; use 0 (the average) to 1 (no truncation), at most 2")
+        raise InputError(
+            f"truncation_psi {truncation_psi} is out of range; use 0 (the average) to 1 (no truncation), at most 2"
+        )

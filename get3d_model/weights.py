@@ -40,7 +40,9 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     try:
         return tensors, dict(json.loads(metadata[HEADER_KEY]))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: its {HEADER_KEY} description is damaged ({error}); write it again") from None
+        raise InputError(
+            f"{path}: its {HEADER_KEY} description is damaged ({error}); write it again"
+        ) from None
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
@@ -50,7 +52,9 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> 
         if name not in tensors:
             raise InputError(f"{source}: lacks {name}; the file belongs to another configuration")
         if name not in expected:
-            raise InputError(f"{source}: has {name}, which this configuration does not; the file belongs to another")
+            raise InputError(
+                f"{source}: has {name}, which this configuration does not; the file belongs to another"
+            )
         if tensors[name].shape != expected[name].shape:
             raise InputError(
                 f"{source}: {name} has shape {tuple(tensors[name].shape)}, "

@@ -15,12 +15,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("components.train.main", "train a generator; resumes by itself"),
     "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
-    "interpolate": ("components.generate.interpolate", "walk between two seeds: meshes and a strip of renders"),
+    "interpolate": (
+        "components.generate.interpolate",
+        "walk between two seeds: meshes and a strip of renders",
+    ),
     "export": ("components.export.main", "write a Triton model repository"),
     "serve": ("serving.server", "run the Triton server on this machine"),
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
-    "doctor": ("pipelines.doctor", "what is installed, which backends work, what is missing and how to get it"),
+    "doctor": (
+        "pipelines.doctor",
+        "what is installed, which backends work, what is missing and how to get it",
+    ),
 }
 
 

@@ -28,7 +28,9 @@ def set_mesh_folder(params: Path, folder: str) -> None:
     """
     made_by_pipeline = "data/meshes"
     if folder != made_by_pipeline and not Path(folder).is_dir():
-        raise InputError(f"MESHES={folder}: no such folder; give a folder with .glb, .gltf, .obj or .ply files")
+        raise InputError(
+            f"MESHES={folder}: no such folder; give a folder with .glb, .gltf, .obj or .ply files"
+        )
     yaml = YAML()
     document = yaml.load(params.read_text())
     if document["meshes"]["path"] != folder:
@@ -44,19 +46,36 @@ def run(args: argparse.Namespace) -> None:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     dvc = subprocess.run([sys.executable, "-m", "dvc", "repro", "export"], env=environment, check=False)
     if dvc.returncode:
-        raise InputError("dvc repro did not finish (see above); fix it and run the same command again, it continues")
+        raise InputError(
+            "dvc repro did not finish (see above); fix it and run the same command again, it continues"
+        )
 
     from serving.server import TritonServer
 
     samples = OUTPUTS / "samples"
     with TritonServer(OUTPUTS / "repository") as server:
-        command = ["sample", "--url", server.grpc_url, "--seed", "0", "--count", str(SAMPLES), "--out", str(samples)]
+        command = [
+            "sample",
+            "--url",
+            server.grpc_url,
+            "--seed",
+            "0",
+            "--count",
+            str(SAMPLES),
+            "--out",
+            str(samples),
+        ]
         command += ["--texture-resolution", str(config.serving.texture_resolution)]
         command += ["--truncation-psi", str(config.serving.truncation_psi)]
         if cli.main(command):
             raise InputError("sampling from the server failed (see above)")
     command = ["report", "--config", str(PARAMS), "--data", "data/rendered", "--meshes", config.meshes.path]
-    command += ["--training", str(OUTPUTS / "train"), "--metrics", str(OUTPUTS / "evaluation" / "metrics.json")]
+    command += [
+        "--training",
+        str(OUTPUTS / "train"),
+        "--metrics",
+        str(OUTPUTS / "evaluation" / "metrics.json"),
+    ]
     command += ["--samples", str(samples), "--out", str(OUTPUTS)]
     if cli.main(command):
         raise InputError("the report failed (see above)")
@@ -65,7 +84,9 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo", description=__doc__)
-    parser.add_argument("--meshes", default="data/meshes", help="folder with meshes (default: procedural vehicles)")
+    parser.add_argument(
+        "--meshes", default="data/meshes", help="folder with meshes (default: procedural vehicles)"
+    )
     args = parser.parse_args(argv)
     try:
         run(args)

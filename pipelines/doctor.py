@@ -62,8 +62,16 @@ def run(args: argparse.Namespace) -> None:
 def checks() -> Iterator[Check]:
     """All checks, cheapest first."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", sys.version_info[:2] == (3, 11), f"{version}; 3.11 is needed (Debian 12: apt-get install python3 python3-venv)")
-    yield Check("system", platform.system() == "Linux", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    yield Check(
+        "python",
+        sys.version_info[:2] == (3, 11),
+        f"{version}; 3.11 is needed: apt-get install python3 python3-venv",
+    )
+    yield Check(
+        "system",
+        platform.system() == "Linux",
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
     yield _command("git", "DVC keeps versions in it: apt-get install git")
     yield _command("make", "the two commands of the README: apt-get install make")
     yield _memory()
@@ -71,7 +79,9 @@ def checks() -> Iterator[Check]:
     yield Check("disk", free >= MIN_DISK_GB, f"{free:.1f} GB free here; {MIN_DISK_GB} GB are needed")
     for name, purpose in PACKAGES.items():
         found = _version(name)
-        yield Check(name, found is not None, f"{found} ({purpose})" if found else f"{purpose}; run `make install`")
+        yield Check(
+            name, found is not None, f"{found} ({purpose})" if found else f"{purpose}; run `make install`"
+        )
     for name, hint in OPTIONAL.items():
         found = _version(name)
         yield Check(name, found is not None, found or hint, required=False)

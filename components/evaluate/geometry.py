@@ -37,7 +37,9 @@ def evaluate_geometry(
     """
     held_out = manifest.splits.get("val") or []
     if not held_out:
-        raise InputError("the data set's manifest has no val split; render again with a larger --val-fraction")
+        raise InputError(
+            "the data set's manifest has no val split; render again with a larger --val-fraction"
+        )
     references_RP3 = _reference_points(manifest, meshes_dir, held_out, settings)
     count = settings.samples_per_reference * len(held_out)
     samples_SP3, topologies = _sample_points(sampler, count, settings)
@@ -58,13 +60,19 @@ def evaluate_geometry(
     if train:
         control_SP3 = _reference_points(manifest, meshes_dir, train, settings)
         control = coverage_score(_distances(references_RP3, control_SP3, "chamfer control"))
-        metrics |= {"train_cd_cov": control.cov, "train_cd_mmd_x1000": control.mmd * 1000, "train_control": len(train)}
+        metrics |= {
+            "train_cd_cov": control.cov,
+            "train_cd_mmd_x1000": control.mmd * 1000,
+            "train_control": len(train),
+        }
     quality = {name: None if math.isnan(value) else value for name, value in mesh_quality(topologies).items()}
     return metrics | quality
 
 
 def _distances(references_RP3: np.ndarray, samples_SP3: np.ndarray, label: str) -> torch.Tensor:
-    with tqdm(total=len(references_RP3) * len(samples_SP3), desc=label, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(
+        total=len(references_RP3) * len(samples_SP3), desc=label, disable=not sys.stderr.isatty()
+    ) as bar:
         return chamfer_matrix(torch.from_numpy(references_RP3), torch.from_numpy(samples_SP3), bar.update)
 
 

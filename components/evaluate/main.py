@@ -7,12 +7,20 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder")
-    parser.add_argument("--data", type=Path, required=True, help="rendered data set; its manifest names the splits")
-    parser.add_argument("--meshes", type=Path, required=True, help="the folder the data set was rendered from")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="rendered data set; its manifest names the splits"
+    )
+    parser.add_argument(
+        "--meshes", type=Path, required=True, help="the folder the data set was rendered from"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json")
     parser.add_argument(
-        "--config", type=Path, help="params file whose evaluation section is used (default: the checkpoint's own)"
+        "--config",
+        type=Path,
+        help="params file whose evaluation section is used (default: the checkpoint's own)",
     )
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the meshes and strip.png")
     parser.add_argument("--from-seed", type=int, default=0, help="seed of the first shape")
     parser.add_argument("--to-seed", type=int, default=1, help="seed of the last shape")
     parser.add_argument("--steps", type=int, default=7, help="shapes on the walk, both ends counted")
-    parser.add_argument("--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation")
+    parser.add_argument(
+        "--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation"
+    )
     parser.add_argument("--texture-resolution", type=int, default=512, help="texels along each side")
     parser.add_argument("--view-resolution", type=int, default=256, help="pixels of one render of the strip")
 

@@ -9,10 +9,14 @@ BATCH = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the meshes")
     parser.add_argument("--seeds", default="0-15", help="seeds and ranges, such as 0-15 or 1,5,9-12")
-    parser.add_argument("--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation")
+    parser.add_argument(
+        "--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation"
+    )
     parser.add_argument("--texture-resolution", type=int, default=1024, help="texels along each side")
     parser.add_argument("--format", choices=("glb", "obj", "ply"), default="glb", help="file format")
 

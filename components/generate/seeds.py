@@ -13,7 +13,9 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise InputError(f"--seeds {text!r}: {part.strip()!r} is not a seed or a range; write 0-15 or 1,5,9-12")
+            raise InputError(
+                f"--seeds {text!r}: {part.strip()!r} is not a seed or a range; write 0-15 or 1,5,9-12"
+            )
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
             raise InputError(f"--seeds {text!r}: {part.strip()!r} runs backwards; write {high}-{low}")

@@ -8,20 +8,27 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), help="params file")
-    parser.add_argument("--data", type=Path, required=True, help="rendered data set, shards or published layout")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="rendered data set, shards or published layout"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl"
+    )
     parser.add_argument(
         "--restart-on-change",
         action="store_true",
         help="start afresh when the checkpoint in --out belongs to another configuration or data set "
         "instead of refusing",
     )
+    parser.add_argument(
+        "--metrics-textfile", type=Path, help="also write the current metrics here as a Prometheus .prom file"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from get3d_model.config import load_config
     from get3d_model.training.distributed import world_from_environment
-    from get3d_model.training.sink import JsonLinesSink
+    from get3d_model.training.sink import JsonLinesSink, MetricSink
     from get3d_model.training.trainer import Trainer
 
     config = load_config(args.config)
@@ -33,7 +40,13 @@ def run(args: argparse.Namespace) -> None:
         resumed = trainer.resume(args.restart_on_change)
         if world.is_main and resumed:
             print(f"resuming from {resumed} at kimg {trainer.images_seen / 1000:.2f}", flush=True)
-        sinks = [JsonLinesSink(args.out / "metrics.jsonl", trainer.step)] if world.is_main else []
+        sinks: list[MetricSink] = []
+        if world.is_main:
+            sinks.append(JsonLinesSink(args.out / "metrics.jsonl", trainer.step))
+            if args.metrics_textfile:
+                from monitoring.sinks import TextfileSink
+
+                sinks.append(TextfileSink(args.metrics_textfile, config.name))
         checkpoint = trainer.run(sinks)
         if world.is_main:
             print(f"finished: {checkpoint}", flush=True)

@@ -14,7 +14,9 @@ from torch import Tensor
 from get3d_model.isosurface.base import IsosurfaceGrid
 
 
-def repair_empty_shapes(sdf_BN: Tensor, deform_BN3: Tensor, grid: IsosurfaceGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def repair_empty_shapes(
+    sdf_BN: Tensor, deform_BN3: Tensor, grid: IsosurfaceGrid
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns (sdf_BN, deform_BN3, empty_B, regulariser_B).
 
     For an empty shape the centre vertex is set to +1 and the boundary to -1, SDF and deformation are detached,

@@ -44,9 +44,13 @@ class MarchingTetrahedra(nn.Module):
         counts_2B = torch.stack([vertex_counts_B, face_counts_B]).cpu()
         firsts_2B = counts_2B.cumsum(dim=1) - counts_2B
         ranges_2B2 = torch.stack([firsts_2B, counts_2B], dim=-1).to(torch.int32)
-        return PackedMeshes(vertices_V3, faces_F3.to(device), ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous())
+        return PackedMeshes(
+            vertices_V3, faces_F3.to(device), ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous()
+        )
 
-    def _vertices(self, sdf_BN: Tensor, deform_BN3: Tensor, shape_V: Tensor, a_V: Tensor, b_V: Tensor) -> Tensor:
+    def _vertices(
+        self, sdf_BN: Tensor, deform_BN3: Tensor, shape_V: Tensor, a_V: Tensor, b_V: Tensor
+    ) -> Tensor:
         """Linear interpolation of the two ends of every crossed edge."""
         num = sdf_BN.shape[1]
         flat_a, flat_b = shape_V * num + a_V, shape_V * num + b_V
@@ -71,5 +75,7 @@ class MarchingTetrahedra(nn.Module):
         edges_S23 = self.grid.tet_edges_T6[tet_S].gather(1, local_S23.flatten(1)).view(-1, 2, 3)
         vertices_S23 = vertex_of_BE[shape_S[:, None, None], edges_S23]
         # Keep the second triangle of a tetrahedron only where the case has two; order stays by shape.
-        keep_S2 = torch.stack([torch.ones_like(code_S, dtype=torch.bool), self.triangle_count[code_S] == 2], dim=1)
+        keep_S2 = torch.stack(
+            [torch.ones_like(code_S, dtype=torch.bool), self.triangle_count[code_S] == 2], dim=1
+        )
         return vertices_S23[keep_S2].to(torch.int32), face_counts_B

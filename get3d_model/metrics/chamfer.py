@@ -47,7 +47,9 @@ def chamfer_matrix(
             distance_BPQ = torch.matmul(reference_P3 * -2.0, points_BQ3.transpose(1, 2))
             distance_BPQ += reference_norm_P1
             distance_BPQ += samples_norm_SQ[first : first + block, None, :]
-            nearest = distance_BPQ.amin(dim=2).clamp(min=0).mean(dim=1) + distance_BPQ.amin(dim=1).clamp(min=0).mean(dim=1)
+            nearest = distance_BPQ.amin(dim=2).clamp(min=0).mean(dim=1) + distance_BPQ.amin(dim=1).clamp(
+                min=0
+            ).mean(dim=1)
             result_RS[r, first : first + len(points_BQ3)] = nearest.cpu()
             progress(len(points_BQ3))
     return result_RS

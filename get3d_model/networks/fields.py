@@ -19,11 +19,14 @@ class ModulatedMLP(nn.Module):
     matrix product without a transposition.
     """
 
-    def __init__(self, in_features: int, width: int, out_features: int, hidden_layers: int, w_dim: int) -> None:
+    def __init__(
+        self, in_features: int, width: int, out_features: int, hidden_layers: int, w_dim: int
+    ) -> None:
         super().__init__()
         sizes = [in_features] + [width] * hidden_layers + [out_features]
         self.layers = nn.ModuleList(
-            ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers) for i in range(hidden_layers + 1)
+            ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers)
+            for i in range(hidden_layers + 1)
         )
 
     @property

@@ -16,7 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.ops.activation import bias_leaky_relu
-from get3d_model.ops.modulated_conv import conv2d_down, modulated_conv2d, modulated_conv2d_up, modulated_linear
+from get3d_model.ops.modulated_conv import (
+    conv2d_down,
+    modulated_conv2d,
+    modulated_conv2d_up,
+    modulated_linear,
+)
 
 
 class FullyConnected(nn.Module):
@@ -48,7 +53,12 @@ class Conv2d(nn.Module):
     """Equalised convolution with leaky ReLU; optionally low-passed and halved."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, down: bool = False, clamp: float | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        down: bool = False,
+        clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
@@ -70,7 +80,13 @@ class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, constant noise, leaky ReLU; optionally doubling the resolution."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False, clamp: float | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
@@ -133,5 +149,3 @@ class ModulatedLinear(nn.Module):
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Scales every row to unit mean square."""
     return x * (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
-
-

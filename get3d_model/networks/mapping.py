@@ -59,7 +59,8 @@ class ConditionMapping(nn.Module):
         self.embed = FullyConnected(condition_dim, out_dim)
         for index in range(num_layers):
             self.add_module(
-                f"fc{index}", FullyConnected(out_dim, out_dim, activate=True, lr_multiplier=MAPPING_LR_MULTIPLIER)
+                f"fc{index}",
+                FullyConnected(out_dim, out_dim, activate=True, lr_multiplier=MAPPING_LR_MULTIPLIER),
             )
 
     def forward(self, condition_BC: Tensor) -> Tensor:

@@ -28,7 +28,13 @@ class TriPlaneBlock(nn.Module):
     """One resolution: conv0 (upsampling; absent at 4x4), conv1, then the `togeo` and `totex` heads."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, plane_channels: int, clamp: float | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        plane_channels: int,
+        clamp: float | None,
     ) -> None:
         super().__init__()
         self.is_first = in_channels == 0
@@ -83,7 +89,8 @@ class TriPlaneSynthesis(nn.Module):
             out_channels = block_channels(res, channel_base, channel_max)
             block_clamp = clamp if res > self.half_precision_from else None
             self.add_module(
-                f"b{res}", TriPlaneBlock(in_channels, out_channels, w_dim, res, self.plane_channels, block_clamp)
+                f"b{res}",
+                TriPlaneBlock(in_channels, out_channels, w_dim, res, self.plane_channels, block_clamp),
             )
             in_channels = out_channels
 

@@ -33,7 +33,11 @@ class UnifiedTriPlaneGenerator(nn.Module):
 
         def head(out_features: int) -> ModulatedMLP:
             return ModulatedMLP(
-                config.tri_plane_features, config.mlp_width, out_features, config.mlp_hidden_layers, config.w_dim
+                config.tri_plane_features,
+                config.mlp_width,
+                out_features,
+                config.mlp_hidden_layers,
+                config.w_dim,
             )
 
         self.mlp_synthesis_tex = head(config.texture_features)
@@ -49,7 +53,9 @@ class UnifiedTriPlaneGenerator(nn.Module):
     def num_ws_tex(self) -> int:
         return self.tri_plane_synthesis.num_ws_tex + self.mlp_synthesis_tex.num_ws
 
-    def planes(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def planes(
+        self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         """(planes_geo, planes_tex), each B(3C)RR."""
         return self.tri_plane_synthesis(ws_geo_BLD, ws_tex_BLD, half_dtype)
 

@@ -29,7 +29,9 @@ def demodulation(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
     return torch.rsqrt(style_BI.float().square() @ energy_OI.T + DEMODULATION_EPS)
 
 
-def modulated_conv2d(x_BIHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool = True) -> Tensor:
+def modulated_conv2d(
+    x_BIHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool = True
+) -> Tensor:
     """Modulated 'same' convolution; returns BOHW."""
     x = x_BIHW * style_BI.to(x_BIHW.dtype)[:, :, None, None]
     out = F.conv2d(x, weight_OIKK.to(x.dtype), padding=weight_OIKK.shape[-1] // 2)

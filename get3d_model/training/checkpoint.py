@@ -109,7 +109,9 @@ def read_state(folder: Path) -> TrainingState:
         data = json.loads(path.read_text())
         return TrainingState(data["step"], data["images_seen"], data["config"], data["dataset"])
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error!r}); remove {folder} to use an older one") from None
+        raise InputError(
+            f"{path}: not a readable checkpoint ({error!r}); remove {folder} to use an older one"
+        ) from None
 
 
 def load_checkpoint(folder: Path, modules: TrainedModules) -> TrainingState:
@@ -128,7 +130,9 @@ def load_checkpoint(folder: Path, modules: TrainedModules) -> TrainingState:
     return state
 
 
-def what_changed(saved: dict[str, Any], current: dict[str, Any], dataset_saved: Any, dataset: Any) -> str | None:
+def what_changed(
+    saved: dict[str, Any], current: dict[str, Any], dataset_saved: Any, dataset: Any
+) -> str | None:
     """The first setting that a checkpoint and the current run disagree on and that matters; None when none does."""
     for section in sorted(saved.keys() | current.keys()):
         allowed = RESUMABLE_CHANGES.get(section, set())

@@ -75,7 +75,9 @@ def world_from_environment() -> World:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     except ValueError as error:
-        raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers; start with torchrun ({error})") from None
+        raise InputError(
+            f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers; start with torchrun ({error})"
+        ) from None
     if not 0 <= rank < size:
         raise InputError(f"RANK {rank} does not fit WORLD_SIZE {size}; start with torchrun")
     if torch.cuda.is_available():

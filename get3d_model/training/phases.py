@@ -90,7 +90,9 @@ class Phases:
         (penalty * (self.config.r1_gamma / 2 * self.config.r1_interval)).backward()
         return {"loss/r1": penalty.detach()}
 
-    def fake(self, batch: int, random: torch.Generator) -> tuple[GeneratorOutput, Tensor, tuple[Tensor, Tensor]]:
+    def fake(
+        self, batch: int, random: torch.Generator
+    ) -> tuple[GeneratorOutput, Tensor, tuple[Tensor, Tensor]]:
         """(one generated view per latent, discriminator angles B2, (w_geo, w_tex) BD before mixing)."""
         generator = self.generator
         device = generator.mapping.w_avg.device

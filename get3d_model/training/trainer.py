@@ -55,7 +55,9 @@ class TrainingInterrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; the run is saved and can be resumed. `signal_number` says which."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}; saved {checkpoint}, run again to resume")
+        super().__init__(
+            f"interrupted by {signal.Signals(signal_number).name}; saved {checkpoint}, run again to resume"
+        )
         self.signal_number = signal_number
 
 
@@ -117,7 +119,10 @@ class Trainer:
             discriminator,
             torch.optim.Adam(generator.parameters(), lr=training.generator_lr, betas=(0.0, 0.99), eps=1e-8),
             torch.optim.Adam(
-                discriminator.parameters(), lr=training.discriminator_lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8
+                discriminator.parameters(),
+                lr=training.discriminator_lr * ratio,
+                betas=(0.0, 0.99**ratio),
+                eps=1e-8,
             ),
         )
         rasterizer = make_rasterizer(device)
@@ -144,7 +149,9 @@ class Trainer:
         if not folders:
             return None
         state = read_state(folders[-1])
-        change = what_changed(state.config, config_to_dict(self.config), state.dataset, self._dataset_identity())
+        change = what_changed(
+            state.config, config_to_dict(self.config), state.dataset, self._dataset_identity()
+        )
         if change:
             if not restart_on_change:
                 raise InputError(
@@ -192,7 +199,11 @@ class Trainer:
                 pending = pool.submit(self._read, self.step + 1)
                 reports.append(self._train_step(real_B4HW, angles_B2))
                 last = self.images_seen >= total
-                stopping = self.world.any(stop.number is not None) if (self.world.size > 1) else stop.number is not None
+                stopping = (
+                    self.world.any(stop.number is not None)
+                    if (self.world.size > 1)
+                    else stop.number is not None
+                )
                 if last or stopping or self.step % every["log"] == 0:
                     values = self._average(reports)
                     self._check_finite(values)
@@ -241,7 +252,9 @@ class Trainer:
 
         self.step += 1
         self.images_seen += training.batch_size
-        beta = ema_beta(training.batch_size, training.ema_half_life_kimg, self.images_seen, training.ema_rampup)
+        beta = ema_beta(
+            training.batch_size, training.ema_half_life_kimg, self.images_seen, training.ema_rampup
+        )
         update_ema(modules.generator_ema, modules.generator, beta)
         return report
 
@@ -268,7 +281,9 @@ class Trainer:
         return dict(zip(names, torch.stack(means).tolist(), strict=True)) if names else {}
 
     def _check_finite(self, values: dict[str, float]) -> None:
-        bad = [name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value)]
+        bad = [
+            name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value)
+        ]
         if not self.world.any(bool(bad)):
             return
         folders = list_checkpoints(self.out)
@@ -279,7 +294,9 @@ class Trainer:
         )
 
     def _save(self) -> Path:
-        state = TrainingState(self.step, self.images_seen, config_to_dict(self.config), self._dataset_identity())
+        state = TrainingState(
+            self.step, self.images_seen, config_to_dict(self.config), self._dataset_identity()
+        )
         if self.world.is_main:
             save_checkpoint(self.out, self.modules, state)
         self.world.barrier()
@@ -304,7 +321,10 @@ class Trainer:
         for first in range(0, count, GRID_COLUMNS):
             styles = self.preview.styles(range(first, first + GRID_COLUMNS))
             pictures.append(self.preview.render(styles, camera[slice(first, first + GRID_COLUMNS)])[..., :3])
-        save_image(tile(np.concatenate(pictures), GRID_COLUMNS), self.out / "images" / f"fakes_{self.images_seen:09d}.png")
+        save_image(
+            tile(np.concatenate(pictures), GRID_COLUMNS),
+            self.out / "images" / f"fakes_{self.images_seen:09d}.png",
+        )
 
     def _save_reals(self) -> None:
         count = GRID_COLUMNS * GRID_ROWS

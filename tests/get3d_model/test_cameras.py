@@ -11,7 +11,9 @@ from get3d_model.cameras import UniformOrbit, orbit_camera, orbit_positions, to_
 def test_camera_looks_at_the_origin_upright():
     camera = orbit_camera(torch.tensor([0.3, 4.0]), torch.tensor([1.1, 1.5]))
     origin = torch.linalg.solve(camera.world2cam_B44[:, :3, :3], -camera.world2cam_B44[:, :3, 3:]).squeeze(-1)
-    assert torch.allclose(origin, orbit_positions(camera.rotation_rad_B, camera.elevation_rad_B, 1.2), atol=1e-6)
+    assert torch.allclose(
+        origin, orbit_positions(camera.rotation_rad_B, camera.elevation_rad_B, 1.2), atol=1e-6
+    )
     for view in range(2):
         clip = to_clip_space(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.1, 0.0]]), camera.world2clip_B44[view])
         ndc = clip[:, :3] / clip[:, 3:]

@@ -61,6 +61,8 @@ def test_missing_file_names_the_presets(tmp_path):
 
 
 def test_integers_are_accepted_for_floats_and_none_for_optionals():
-    config = config_from_dict({"training": {"total_kimg": 3, "ema_rampup": None}, "model": {"initial_shape": None}})
+    config = config_from_dict(
+        {"training": {"total_kimg": 3, "ema_rampup": None}, "model": {"initial_shape": None}}
+    )
     assert config.training.total_kimg == 3.0
     assert config.training.ema_rampup is None

@@ -32,7 +32,9 @@ def camera_case(case: dict[str, Any], expected: Arrays) -> Arrays:
             rotation, elevation, radius = (float(v) for v in expected[name])
             rotation_B, elevation_B = torch.tensor([rotation]), torch.tensor([elevation])
             result[name] = expected[name]
-            result[f"world2cam{index}"] = orbit_camera(rotation_B, elevation_B, radius).world2cam_B44[0].numpy()
+            result[f"world2cam{index}"] = (
+                orbit_camera(rotation_B, elevation_B, radius).world2cam_B44[0].numpy()
+            )
             result[f"origin{index}"] = orbit_positions(rotation_B, elevation_B, radius)[0].numpy()
     return result
 

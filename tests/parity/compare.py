@@ -61,9 +61,15 @@ def compare_mesh(
     """Vertices as a set (their order is free), faces as a set of oriented triangles after matching vertices."""
     if verts.shape != ref_verts.shape:
         note = f"shape {verts.shape}, expected {ref_verts.shape}"
-        return [Line(case, f"verts{index}", float("inf"), note), Line(case, f"faces{index}", float("inf"), note)]
+        return [
+            Line(case, f"verts{index}", float("inf"), note),
+            Line(case, f"faces{index}", float("inf"), note),
+        ]
     if not len(ref_verts):
-        return [Line(case, f"verts{index}", 0.0), Line(case, f"faces{index}", float(len(faces) != len(ref_faces)))]
+        return [
+            Line(case, f"verts{index}", 0.0),
+            Line(case, f"faces{index}", float(len(faces) != len(ref_faces))),
+        ]
     match = match_vertices(verts, ref_verts)
     error, note = relative_error(verts, ref_verts[match])
     lines = [Line(case, f"verts{index}", error, note)]
@@ -105,7 +111,9 @@ def compare_case(folder: Path, name: str) -> Iterator[Line]:
         return
     except (RuntimeError, ValueError, KeyError) as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
-        yield from (Line(name, key, float("inf"), f"{type(error).__name__}: {first_line}") for key in expected)
+        yield from (
+            Line(name, key, float("inf"), f"{type(error).__name__}: {first_line}") for key in expected
+        )
         return
     for key in expected:
         if key.startswith("faces") and f"verts{key[5:]}" in expected:

@@ -8,7 +8,13 @@ import pytest
 from tests.parity.compare import Line, compare_case, compare_mesh, oriented_triangles, relative_error
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity"
-BUILT = ["cameras", "discriminator_small", "unified_dmtet_full", "unified_dmtet_small", "unified_dmtet_small_n3"]
+BUILT = [
+    "cameras",
+    "discriminator_small",
+    "unified_dmtet_full",
+    "unified_dmtet_small",
+    "unified_dmtet_small_n3",
+]
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference arrays are not beside this checkout")
@@ -21,7 +27,7 @@ def test_arrays_agree(name):
 
 def test_relative_error_is_over_the_rms():
     expected = np.array([3.0, -3.0, 3.0, -3.0])
-    assert relative_error(expected + [0, 0, 0.3, 0], expected)[0] == pytest.approx(0.1)
+    assert relative_error(expected + np.array([0, 0, 0.3, 0]), expected)[0] == pytest.approx(0.1)
     assert Line("n", "a", relative_error(expected[:2], expected)[0]).failed
     assert Line("n", "a", relative_error(np.full(4, np.nan), expected)[0]).failed
 
@@ -40,4 +46,7 @@ def test_a_permuted_mesh_agrees_and_a_flipped_face_does_not():
     assert [line.failed for line in lines] == [False, False]
     flipped = inverse[faces].copy()
     flipped[0] = flipped[0][::-1]
-    assert [line.failed for line in compare_mesh("c", "0", verts[order], flipped, verts, faces)] == [False, True]
+    assert [line.failed for line in compare_mesh("c", "0", verts[order], flipped, verts, faces)] == [
+        False,
+        True,
+    ]

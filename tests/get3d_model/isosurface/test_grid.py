@@ -58,5 +58,5 @@ def test_triangle_table_covers_all_cases():
 
 
 def test_odd_resolution_is_refused():
-    with pytest.raises(InputError, match="even number.*5"):
+    with pytest.raises(InputError, match=r"even number.*5"):
         bcc_grid(5, 1.0)

@@ -77,7 +77,9 @@ def test_gradients_match_finite_differences():
 def test_empty_shapes_are_forced_detached_and_pulled_to_zero():
     grid = bcc_grid(6, 1.0)
     vertices = grid.vertices_N3
-    sdf = torch.stack([sphere(vertices), torch.full_like(vertices[:, 0], -2.0), torch.full_like(vertices[:, 0], 3.0)])
+    sdf = torch.stack(
+        [sphere(vertices), torch.full_like(vertices[:, 0], -2.0), torch.full_like(vertices[:, 0], 3.0)]
+    )
     sdf.requires_grad_(True)
     deform = torch.zeros(3, len(vertices), 3, requires_grad=True)
     fixed, fixed_deform, empty, regulariser = repair_empty_shapes(sdf, deform, grid)
