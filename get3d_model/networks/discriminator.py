@@ -62,8 +62,9 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """4x4: `fromrgb`, minibatch standard deviation, conv, fc, out."""
 
-    def __init__(self, channels: int, image_channels: int) -> None:
+    def __init__(self, channels: int, image_channels: int, minibatch_std_group: int) -> None:
         super().__init__()
+        self.minibatch_std_group = minibatch_std_group
         self.fromrgb = Conv2d(image_channels, channels, 1)
         self.conv = Conv2d(channels + 1, channels, 3)
         self.fc = FullyConnected(channels * 16, channels, activate=True)
@@ -71,7 +72,7 @@ class DiscriminatorEpilogue(nn.Module):
 
     def forward(self, x_BCHW: Tensor, image_BCHW: Tensor) -> Tensor:
         x = x_BCHW.float() + self.fromrgb(image_BCHW.float())
-        x = self.conv(minibatch_std(x))
+        x = self.conv(minibatch_std(x, self.minibatch_std_group))
         # The published weights flatten in channel, row, column order, whatever the memory format.
         return self.out(self.fc(x.contiguous().flatten(1)))
 
@@ -89,6 +90,8 @@ class Discriminator(nn.Module):
         channel_max: int,
         num_half_precision_blocks: int = 0,
         clamp: float | None = None,
+        mapping_layers: int = 8,
+        minibatch_std_group: int = MINIBATCH_STD_GROUP,
     ) -> None:
         super().__init__()
         self.resolution = resolution
@@ -104,8 +107,12 @@ class Discriminator(nn.Module):
                     clamp if res > self.half_precision_from else None,
                 )
                 self.add_module(f"{prefix}b{res}", block)
-            self.add_module(f"{prefix}b4", DiscriminatorEpilogue(self.channels, image_channels))
-            self.add_module(f"{prefix}mapping", ConditionMapping(CAMERA_ENCODING_DIM, self.channels))
+            self.add_module(
+                f"{prefix}b4", DiscriminatorEpilogue(self.channels, image_channels, minibatch_std_group)
+            )
+            self.add_module(
+                f"{prefix}mapping", ConditionMapping(CAMERA_ENCODING_DIM, self.channels, mapping_layers)
+            )
 
     def forward(
         self, rgba_B4HW: Tensor, angles_B2: Tensor, half_dtype: torch.dtype = torch.float32

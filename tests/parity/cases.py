@@ -14,7 +14,7 @@ from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.isosurface.marching_tets import MarchingTetrahedra
 from get3d_model.losses.adversarial import image_gradient
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
-from get3d_model.networks.discriminator import Discriminator, encode_camera
+from get3d_model.networks.discriminator import MINIBATCH_STD_GROUP, Discriminator, encode_camera
 from tests.parity.weights import load_reference_weights, seeded_normal, seeded_uniform
 
 Arrays = dict[str, np.ndarray]
@@ -96,7 +96,7 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
     }
     ws_geo, ws_tex = scaled_copies(w_geo, model.num_ws_geo), scaled_copies(w_tex, model.num_ws_tex)
     planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
-    step = planes_geo.shape[-1] // 32
+    step = max(1, planes_geo.shape[-1] // 32)
     result["planes_geo"] = planes_geo[:, ::4, ::step, ::step].numpy()
     result["planes_tex"] = planes_tex[:, ::4, ::step, ::step].numpy()
 
@@ -112,10 +112,12 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
         mesh = meshes.mesh(index)
         result[f"verts{index}"], result[f"faces{index}"] = mesh.vertices_V3, mesh.faces_F3.astype(np.int64)
 
-    points = torch.from_numpy(seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (batch, 200, 3)))
+    points = torch.from_numpy(
+        seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (*expected["tex_feat"].shape[:2], 3))
+    )
     result["tex_feat"] = synthesis.texture_features(planes_tex, points, ws_tex).transpose(1, 2).numpy()
     rgb = synthesis.point_colors(planes_tex, points, ws_tex)
-    result["rgb"] = rgb.transpose(1, 2).reshape(batch, 3, 10, 20).numpy()
+    result["rgb"] = rgb.transpose(1, 2).reshape(expected["rgb"].shape).numpy()
     return result
 
 
@@ -123,8 +125,18 @@ def discriminator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arr
     published, salt = case["config"], case["salt"]
     if published.get("c_dim"):
         raise NotImplementedCase("class conditioning")
+    if not published["add_camera_cond"]:
+        raise NotImplementedCase("a discriminator without camera conditioning")
+    if published["architecture"] != "skip":
+        raise NotImplementedCase(f"discriminator architecture {published['architecture']}")
     resolution = published["img_resolution"]
-    model = Discriminator(resolution, published["channel_base"], published["channel_max"])
+    model = Discriminator(
+        resolution,
+        published["channel_base"],
+        published["channel_max"],
+        mapping_layers=published["mapping_kwargs"].get("num_layers", 8),
+        minibatch_std_group=published["epilogue_kwargs"].get("mbstd_group_size", MINIBATCH_STD_GROUP),
+    )
     load_reference_weights(model, case["shapes"], salt)
     batch = expected["logits"].shape[0]
     image = torch.from_numpy(seeded_normal(salt, f"input:{name}img", (batch, 4, resolution, resolution)))
