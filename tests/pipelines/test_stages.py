@@ -1,0 +1,97 @@
+"""dvc.yaml and params.yaml fit each other, the commands and the repository."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from get3d_model.config import load_config
+from pipelines.cli import build_parser
+
+ROOT = Path(__file__).parent.parent.parent
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def resolve(text: str) -> str:
+    """Puts the values of params.yaml in the place of `${...}`; KeyError for one that is not there."""
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = PARAMS
+        for key in match[1].split("."):
+            found = found[key]
+        return str(found)
+
+    return re.sub(r"\$\{([^}]*)\}", value, text)
+
+
+def outputs(stage: dict[str, Any]) -> list[str]:
+    items = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    return [resolve(item if isinstance(item, str) else next(iter(item))) for item in items]
+
+
+def arguments(stage: str) -> argparse.Namespace:
+    words = shlex.split(resolve(STAGES[stage]["cmd"]))
+    assert words[0] == "get3d"
+    return build_parser(words[1]).parse_args(words[1:])
+
+
+def test_params_are_valid() -> None:
+    load_config(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_command_that_parses(stage: str) -> None:
+    args = arguments(stage)
+    produced = {value for value in map(str, vars(args).values())}
+    for out in outputs(STAGES[stage]):
+        assert any(Path(out) == Path(p) or Path(p) in Path(out).parents for p in produced), (
+            f"{out} is not made"
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_exist_or_are_made(stage: str) -> None:
+    made = {Path(out) for other in STAGES.values() for out in outputs(other)}
+    assert STAGES[stage]["deps"]
+    for dependency in map(resolve, STAGES[stage]["deps"]):
+        path = Path(dependency)
+        is_made = path in made or any(parent in made for parent in path.parents)
+        assert is_made or (ROOT / path).exists(), (
+            f"{dependency} is neither in the repository nor made by a stage"
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_of_a_stage_exist(stage: str) -> None:
+    for name in STAGES[stage].get("params", []):
+        assert name in PARAMS, name
+
+
+def test_a_missing_parameter_is_noticed() -> None:
+    assert resolve("--views ${render.views}") == f"--views {PARAMS['render']['views']}"
+    with pytest.raises(KeyError):
+        resolve("${render.nothing}")
+
+
+def test_the_stages_pass_each_other_what_they_make() -> None:
+    render, train, evaluate, export = map(arguments, ("render", "train", "evaluate", "export"))
+    assert str(render.meshes) == str(evaluate.meshes) == PARAMS["meshes"]["path"]
+    assert render.out == train.data == evaluate.data
+    assert train.out == evaluate.checkpoint == export.checkpoint
+    assert render.resolution == PARAMS["model"]["image_resolution"]
+    for args in (train, evaluate, export):
+        assert args.config == Path("params.yaml")
+
+
+def test_outputs_are_not_in_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for stage in STAGES.values():
+        for out in outputs(stage):
+            assert any(line.strip("/") == Path(out).parts[0] for line in ignored), f"{out} is not ignored"
