@@ -32,7 +32,6 @@ def set_mesh_folder(params: Path, folder: str) -> None:
             f"MESHES={folder}: no such folder; give a folder with .glb, .gltf, .obj or .ply files"
         )
     yaml = YAML()
-    yaml.preserve_quotes = True
     # A long path stays on its line.
     yaml.width = 1 << 16
     document = yaml.load(params.read_text())
