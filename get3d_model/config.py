@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from get3d_model.errors import InputError
+from get3d_model.limits import check_psi, check_texture_resolution
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -202,6 +203,7 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_psi(self.truncation_psi)
         for name in ("samples_per_reference", "surface_points"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -216,8 +218,8 @@ class ServingConfig:
     max_batch_size: int = 8
 
     def __post_init__(self) -> None:
-        _check(_power_of_two(self.texture_resolution, 64) and self.texture_resolution <= 4096,
-               f"texture_resolution must be a power of two from 64 to 4096, not {self.texture_resolution}")  # fmt: skip
+        check_texture_resolution(self.texture_resolution)
+        check_psi(self.truncation_psi)
         _check(self.max_batch_size >= 1, f"max_batch_size must be at least 1, not {self.max_batch_size}")
 
 

@@ -18,6 +18,7 @@ from get3d_model.config import Config, config_from_dict
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
 from get3d_model.generator import Generator, build_generator
+from get3d_model.limits import check_psi, check_seed
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.rendering.texture_bake import bake_texture
@@ -27,7 +28,6 @@ from get3d_model.weights import load_module, load_tensors
 
 GENERATOR_FILE = "generator_ema.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ class Sampler:
         check_psi(truncation_psi)
         pairs = []
         for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise InputError(f"seed {seed} is out of range; use 0 to {MAX_SEED}")
+            check_seed(seed)
             pairs.append(torch.randn(2, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)))
         z_B2Z = torch.stack(pairs).to(self.device)
         return Styles(
@@ -204,11 +203,3 @@ def interpolate_styles(first: Styles, second: Styles, steps: int) -> Styles:
 
 def with_extras(mesh: TexturedMesh, extras: dict[str, Any]) -> TexturedMesh:
     return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, mesh.uvs_V2, mesh.texture_HW3, extras)
-
-
-def check_psi(truncation_psi: float) -> None:
-    """Raises InputError for a psi that is not a number in 0 .. 2."""
-    if not 0.0 <= truncation_psi <= 2.0:
-        raise InputError(
-            f"truncation_psi {truncation_psi} is out of range; use 0 (the average) to 1 (no truncation), at most 2"
-        )

@@ -13,9 +13,9 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from get3d_model.errors import InputError
+from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from serving.codec import (
     INPUTS,
-    MIN_TEXTURE_RESOLUTION,
     MODEL_NAME,
     OUTPUTS,
     SampleRequest,

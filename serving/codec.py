@@ -9,7 +9,6 @@ Shape legend: N rows of a request
 from __future__ import annotations
 
 import json
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,9 @@ from typing import Any
 import numpy as np
 
 from get3d_model.errors import InputError
+from get3d_model.limits import check_psi, check_seed, check_texture_resolution
 
 MODEL_NAME = "get3d"
-
-MAX_SEED = 2**63 - 1
-MAX_TRUNCATION_PSI = 2.0
-MIN_TEXTURE_RESOLUTION = 64
-MAX_TEXTURE_RESOLUTION = 4096
 
 FORMAT_SUFFIX = {"glb": ".glb", "obj": ".obj.zip", "ply": ".ply"}
 """File suffix of what each format delivers; an OBJ comes as a zip of .obj, .mtl and .png."""
@@ -74,8 +69,7 @@ class SampleRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", _integer(SEED.name, self.seed))
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed {self.seed} is out of range; use 0 to {MAX_SEED}")
+        check_seed(self.seed)
         if self.truncation_psi is not None:
             object.__setattr__(self, "truncation_psi", _checked_psi(self.truncation_psi))
         if self.texture_resolution is not None:
@@ -217,23 +211,14 @@ def _integer(name: str, value: Any) -> int:
 
 def _checked_resolution(value: Any) -> int:
     value = _integer(TEXTURE_RESOLUTION.name, value)
-    within = MIN_TEXTURE_RESOLUTION <= value <= MAX_TEXTURE_RESOLUTION
-    if not within or value & (value - 1):
-        raise InputError(
-            f"texture_resolution {value} is not possible; "
-            f"use a power of two from {MIN_TEXTURE_RESOLUTION} to {MAX_TEXTURE_RESOLUTION}"
-        )
+    check_texture_resolution(value)
     return value
 
 
 def _checked_psi(value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise InputError(f"truncation_psi must be a number, not {value!r}")
-    if not (math.isfinite(value) and 0.0 <= value <= MAX_TRUNCATION_PSI):
-        raise InputError(
-            f"truncation_psi {value} is out of range; "
-            f"use 0 (the average) to 1 (no truncation), at most {MAX_TRUNCATION_PSI:g}"
-        )
+    check_psi(value)
     # The shortest decimal that is this float32: 0.7 arrives as 0.7, not as 0.699999988.
     return float(str(np.float32(value)))
 

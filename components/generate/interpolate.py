@@ -28,13 +28,13 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.errors import InputError
     from get3d_model.image_grid import save_image
     from get3d_model.inference import Sampler, interpolate_styles, with_extras
+    from get3d_model.limits import check_texture_resolution
     from get3d_model.mesh_io import save_mesh
 
     if args.steps < 2:
         raise InputError(f"--steps {args.steps} must be at least 2")
     size = args.texture_resolution
-    if not 64 <= size <= 4096 or size & (size - 1):
-        raise InputError(f"--texture-resolution {size} must be a power of two from 64 to 4096")
+    check_texture_resolution(size)
     sampler = Sampler.load(args.checkpoint)
     first, last = (sampler.styles([seed], args.truncation_psi) for seed in (args.from_seed, args.to_seed))
     shapes = sampler.shapes(interpolate_styles(first, last, args.steps))

@@ -27,14 +27,13 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from components.generate.seeds import parse_seeds
-    from get3d_model.errors import InputError
     from get3d_model.inference import Sampler
+    from get3d_model.limits import check_texture_resolution
     from get3d_model.mesh_io import save_mesh
 
     seeds = parse_seeds(args.seeds)
     size = args.texture_resolution
-    if not 64 <= size <= 4096 or size & (size - 1):
-        raise InputError(f"--texture-resolution {size} must be a power of two from 64 to 4096")
+    check_texture_resolution(size)
     sampler = Sampler.load(args.checkpoint)
     args.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(seeds), desc="generate", unit="mesh", disable=not sys.stderr.isatty()) as bar:

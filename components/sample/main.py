@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic, write_json_atomic
+from get3d_model.limits import MAX_SEED
 from serving.client import Get3DClient, ServiceError
-from serving.codec import FORMAT_SUFFIX, MAX_SEED, SampleRequest, SampleResponse
+from serving.codec import FORMAT_SUFFIX, SampleRequest, SampleResponse
 
 SAMPLES_FILE = "samples.json"
 

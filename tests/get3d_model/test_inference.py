@@ -15,7 +15,8 @@ from scipy.ndimage import binary_dilation
 from get3d_model.cameras import turntable
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
-from get3d_model.inference import MAX_SEED, Sampler, find_checkpoint, interpolate_styles
+from get3d_model.inference import Sampler, find_checkpoint, interpolate_styles
+from get3d_model.limits import MAX_SEED
 from get3d_model.mesh_topology import mesh_topology
 from get3d_model.rendering.cpu import CpuRasterizer
 from get3d_model.rendering.texture_bake import bake_texture

@@ -26,12 +26,12 @@ import triton_python_backend_utils as pb_utils
 
 from get3d_model.errors import InputError
 from get3d_model.inference import Sampler, Shapes, Styles, with_extras
+from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from get3d_model.mesh_io import mesh_bytes
 from serving import metric_names
 from serving.codec import (
     FORMAT_SUFFIX,
     INPUTS,
-    MIN_TEXTURE_RESOLUTION,
     OUTPUTS,
     SampleMetadata,
     SampleRequest,
