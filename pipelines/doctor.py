@@ -62,10 +62,11 @@ def run(args: argparse.Namespace) -> None:
 def checks() -> Iterator[Check]:
     """All checks, cheapest first."""
     version = ".".join(map(str, sys.version_info[:3]))
+    fits = sys.version_info[:2] == (3, 11)
     yield Check(
         "python",
-        sys.version_info[:2] == (3, 11),
-        f"{version}; 3.11 is needed: apt-get install python3 python3-venv",
+        fits,
+        version if fits else f"{version}; 3.11 is needed: apt-get install python3 python3-venv",
     )
     yield Check(
         "system",
@@ -120,6 +121,6 @@ def _triton() -> Check:
     from serving.server import find_triton
 
     try:
-        return Check("triton server", True, str(find_triton()))
+        return Check("triton server", True, f"{find_triton().binary}")
     except InputError as error:
         return Check("triton server", False, str(error))
