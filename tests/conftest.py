@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch is imported. The tests' models are so small that threads which wait for each other, most of all
+# beside another load, take many times what the work takes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
