@@ -172,7 +172,7 @@ class TrainingConfig:
     log_interval_kimg: float = 4.0
     seed: int = 0
     data_workers: int = 4
-    """Threads that decode images ahead of the training step."""
+    """Threads that decode images ahead of the training step; 1 is best for small images, which stay in memory."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -180,9 +180,9 @@ class TrainingConfig:
             "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg",
         ):  # fmt: skip
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("batch_size", "r1_interval"):
+        for name in ("batch_size", "r1_interval", "data_workers"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("r1_gamma", "sdf_regularizer_weight", "data_workers"):
+        for name in ("r1_gamma", "sdf_regularizer_weight"):
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _check(
             0 <= self.style_mixing_probability <= 1,

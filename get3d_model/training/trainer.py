@@ -91,7 +91,9 @@ class Trainer:
         self.config, self.out, self.world = config, Path(out), world
         self.local_batch = training.batch_size // world.size
         self.summary = preflight(Path(data_dir), resolution=config.model.image_resolution)
-        self.dataset = RenderedDataset(Path(data_dir), "train", cache_bytes=CACHE_BYTES, threads=1)
+        self.dataset = RenderedDataset(
+            Path(data_dir), "train", cache_bytes=CACHE_BYTES, threads=training.data_workers
+        )
         self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
 
         torch.manual_seed(training.seed)
