@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,23 +23,6 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Averages gradients over all ranks as one flat buffer and replaces non-finite values.
-
-        NaN becomes 0 and infinities +-1e5 (the published rule), so that one bad pixel does not end a run.
-        """
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            return
-        if self.size > 1:
-            flat = torch.cat([g.flatten() for g in gradients])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
-        for gradient in gradients:
-            torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
 
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""

@@ -5,7 +5,6 @@ Shape legend: B batch, H W image size
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 import threading
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.cameras import UniformOrbit, turntable
+from get3d_model.cameras import turntable
 from get3d_model.config import Config, config_to_dict
 from get3d_model.data.dataset import RenderedDataset, to_training_tensor
 from get3d_model.data.manifest import MANIFEST_NAME
@@ -27,13 +26,9 @@ from get3d_model.data.preflight import preflight
 from get3d_model.data.sampler import InfiniteSampler
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, sha256_json
-from get3d_model.generator import build_generator
 from get3d_model.image_grid import save_image, tile
 from get3d_model.inference import ModelIdentity, Sampler
-from get3d_model.networks.discriminator import Discriminator
-from get3d_model.rendering.select import make_rasterizer
 from get3d_model.training.checkpoint import (
-    TrainedModules,
     TrainingState,
     list_checkpoints,
     load_checkpoint,
@@ -43,9 +38,9 @@ from get3d_model.training.checkpoint import (
     what_changed,
 )
 from get3d_model.training.distributed import World
-from get3d_model.training.ema import ema_beta, update_ema
-from get3d_model.training.phases import Phases, Report
+from get3d_model.training.phases import Report
 from get3d_model.training.sink import MetricSink
+from get3d_model.training.step import build_training_step
 
 CACHE_BYTES = 1 << 30
 GRID_COLUMNS, GRID_ROWS = 8, 4
@@ -96,48 +91,12 @@ class Trainer:
         )
         self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
 
-        torch.manual_seed(training.seed)
-        device = world.device
-        model = config.model
-        generator = build_generator(model).to(device)
-        # Uncovered pixels show this bias. Started at the real images' background, the discriminator cannot tell
-        # the first images by their background, nor the generator paint it with surfaces.
-        torch.nn.init.constant_(generator.synthesis.to_rgb.bias, training.background)
-        half_blocks = model.num_half_precision_blocks
-        discriminator = Discriminator(
-            model.image_resolution,
-            model.discriminator_channel_base,
-            model.discriminator_channel_max,
-            half_blocks,
-            model.activation_clamp if half_blocks else None,
-        ).to(device)
-        for module in (generator, discriminator):
-            world.broadcast(module)
-        # Lazy regularisation: Adam sees interval + 1 gradients per interval (StyleGAN2, appendix B).
-        ratio = training.r1_interval / (training.r1_interval + 1)
-        self.modules = TrainedModules(
-            generator,
-            copy.deepcopy(generator).eval().requires_grad_(False),
-            discriminator,
-            torch.optim.Adam(generator.parameters(), lr=training.generator_lr, betas=(0.0, 0.99), eps=1e-8),
-            torch.optim.Adam(
-                discriminator.parameters(),
-                lr=training.discriminator_lr * ratio,
-                betas=(0.0, 0.99**ratio),
-                eps=1e-8,
-            ),
-        )
-        rasterizer = make_rasterizer(device)
-        self.phases = Phases(
-            generator,
-            discriminator,
-            rasterizer,
-            UniformOrbit(),
-            training,
-            torch.bfloat16 if device.type == "cuda" and half_blocks else torch.float32,
-        )
+        self.train = build_training_step(config, world)
+        self.modules = self.train.modules
         identity = ModelIdentity(config.name, 0.0, "")
-        self.preview = Sampler(self.modules.generator_ema, config, identity, rasterizer, device)
+        self.preview = Sampler(
+            self.modules.generator_ema, config, identity, self.train.phases.rasterizer, world.device
+        )
         self.step = 0
         self.images_seen = 0
 
@@ -199,7 +158,9 @@ class Trainer:
                 real_B4HW, angles_B2 = self._take(pending)
                 data_wait_s += time.monotonic() - waited
                 pending = pool.submit(self._read, self.step + 1)
-                reports.append(self._train_step(real_B4HW, angles_B2))
+                reports.append(self.train.step(real_B4HW, angles_B2, self.step))
+                self.step += 1
+                self.images_seen += training.batch_size
                 last = self.images_seen >= total
                 stopping = (
                     self.world.any(stop.number is not None)
@@ -234,35 +195,6 @@ class Trainer:
             pending.cancel()
         folders = list_checkpoints(self.out)
         return folders[-1] if folders else self._save()
-
-    def _train_step(self, real_B4HW: Tensor, angles_B2: Tensor) -> Report:
-        training, modules, phases = self.config.training, self.modules, self.phases
-        random = torch.Generator().manual_seed(_step_seed(training.seed, self.step, self.world.rank))
-
-        modules.generator_optimizer.zero_grad(set_to_none=True)
-        report = phases.generator_main(self.local_batch, random)
-        self._update(modules.generator_optimizer)
-
-        modules.discriminator_optimizer.zero_grad(set_to_none=True)
-        report |= phases.discriminator_main(real_B4HW, angles_B2, random)
-        self._update(modules.discriminator_optimizer)
-
-        if training.r1_gamma > 0 and self.step % training.r1_interval == 0:
-            modules.discriminator_optimizer.zero_grad(set_to_none=True)
-            report |= phases.discriminator_r1(real_B4HW, angles_B2)
-            self._update(modules.discriminator_optimizer)
-
-        self.step += 1
-        self.images_seen += training.batch_size
-        beta = ema_beta(
-            training.batch_size, training.ema_half_life_kimg, self.images_seen, training.ema_rampup
-        )
-        update_ema(modules.generator_ema, modules.generator, beta)
-        return report
-
-    def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        self.world.average_gradients(optimizer.param_groups[0]["params"])
-        optimizer.step()
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
         batch = self.dataset.read_batch(self.sampler.batch(step, self.local_batch))
@@ -370,11 +302,6 @@ class _SignalFlag:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A 63-bit seed per (run, step, rank)."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _duration(seconds: float) -> str:

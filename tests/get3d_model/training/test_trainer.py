@@ -15,7 +15,9 @@ from get3d_model.inference import Sampler, find_checkpoint
 from get3d_model.training import checkpoint as checkpoint_module
 from get3d_model.training.checkpoint import list_checkpoints, read_state, save_checkpoint
 from get3d_model.training.distributed import World
+from get3d_model.training.phases import Report
 from get3d_model.training.sink import JsonLinesSink
+from get3d_model.training.step import TrainingStep
 from get3d_model.training.trainer import Trainer, TrainingDiverged
 from pipelines import cli
 from tests.get3d_model.data.synthetic import make_shapes, make_views, write_shard_dataset
@@ -176,14 +178,14 @@ def test_divergence_names_the_last_good_checkpoint(
 def test_divergence_is_one_line_and_exit_code_2(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Trainer._train_step
+    step = TrainingStep.step
 
-    def poisoned(self: Trainer, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.step == 1:
+    def poisoned(self: TrainingStep, real: torch.Tensor, angles: torch.Tensor, index: int) -> Report:
+        if index == 1:
             next(self.modules.discriminator.parameters()).data.fill_(torch.inf)
-        return step(self, *batch)
+        return step(self, real, angles, index)
 
-    monkeypatch.setattr(Trainer, "_train_step", poisoned)
+    monkeypatch.setattr(TrainingStep, "step", poisoned)
     params = write_params(tmp_path / "params.yaml", tiny_config(4))
     assert get3d_train(params, tiny_data, tmp_path / "out") == 2
     message = capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Gradients of one phase: averaged over the processes of a run, made finite, and measured.
+
+Nothing here waits for the device: the figures stay tensors until somebody logs them.
+
+Shape legend: P parameter values of a network
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from get3d_model.training.distributed import World
+
+REPLACEMENT_OF_INF = 1e5
+
+
+@dataclass(frozen=True)
+class GradientFigures:
+    """Scalars on the device. norm: L2 norm of what the optimizer is given. replaced: values that were not finite."""
+
+    norm: Tensor
+    replaced: Tensor
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> GradientFigures:
+    """Averages gradients over all ranks and replaces non-finite values, in place.
+
+    NaN becomes 0 and infinities +-1e5 (the published rule), so that one bad pixel does not end a run.
+    One flat buffer: a single all-reduce, and a handful of kernels instead of some for every parameter. The gradients
+    are views of it afterwards. Parameters without a gradient are left out, the same ones on every rank: which
+    layers a phase reaches does not depend on the data.
+    """
+    owners = [p for p in parameters if p.grad is not None]
+    if not owners:
+        return GradientFigures(torch.zeros(()), torch.zeros(()))
+    flat_P = torch.cat([p.grad.flatten() for p in owners])
+    if world.size > 1:
+        dist.all_reduce(flat_P)
+        flat_P /= world.size
+    replaced = flat_P.isfinite().logical_not_().sum()
+    torch.nan_to_num(flat_P, nan=0.0, posinf=REPLACEMENT_OF_INF, neginf=-REPLACEMENT_OF_INF, out=flat_P)
+    for parameter, part in zip(owners, flat_P.split([p.numel() for p in owners]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return GradientFigures(flat_P.norm(), replaced)

@@ -1,0 +1,117 @@
+"""One training step: the three phases, their optimizers and the moving average.
+
+The trainer, the benchmarks and the tests all call this one implementation.
+
+Shape legend: B local batch, H W image size
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from get3d_model.cameras import UniformOrbit
+from get3d_model.config import Config, TrainingConfig
+from get3d_model.generator import build_generator
+from get3d_model.networks.discriminator import Discriminator
+from get3d_model.rendering.select import make_rasterizer
+from get3d_model.training.checkpoint import TrainedModules
+from get3d_model.training.distributed import World
+from get3d_model.training.ema import ema_beta, update_ema
+from get3d_model.training.gradients import GradientFigures, average_gradients
+from get3d_model.training.phases import Phases, Report
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What one step needs; all state is in `modules`."""
+
+    phases: Phases
+    modules: TrainedModules
+    world: World
+    config: TrainingConfig
+
+    def step(self, real_B4HW: Tensor, angles_B2: Tensor, index: int) -> Report:
+        """Trains on one batch; returns scalars that are still on the device, so nothing waits for it.
+
+        real_B4HW: RGB in [-1, 1] and silhouette in [0, 1]; angles_B2: radians, as `RenderedDataset` gives them.
+        index: number of the step from 0. Everything random in it is a function of (seed, index, rank).
+        """
+        config, modules, phases = self.config, self.modules, self.phases
+        random = torch.Generator().manual_seed(step_seed(config.seed, index, self.world.rank))
+
+        modules.generator_optimizer.zero_grad(set_to_none=True)
+        report = phases.generator_main(len(real_B4HW), random)
+        generator = self._update(modules.generator_optimizer)
+
+        modules.discriminator_optimizer.zero_grad(set_to_none=True)
+        report |= phases.discriminator_main(real_B4HW, angles_B2, random)
+        discriminator = self._update(modules.discriminator_optimizer)
+
+        report["gradients/generator_norm"] = generator.norm
+        report["gradients/discriminator_norm"] = discriminator.norm
+        replaced = generator.replaced + discriminator.replaced
+
+        if config.r1_gamma > 0 and index % config.r1_interval == 0:
+            modules.discriminator_optimizer.zero_grad(set_to_none=True)
+            report |= phases.discriminator_r1(real_B4HW, angles_B2)
+            r1 = self._update(modules.discriminator_optimizer)
+            report["gradients/r1_norm"] = r1.norm
+            replaced = replaced + r1.replaced
+        report["gradients/replaced_count"] = replaced
+
+        images_seen = (index + 1) * config.batch_size
+        beta = ema_beta(config.batch_size, config.ema_half_life_kimg, images_seen, config.ema_rampup)
+        update_ema(modules.generator_ema, modules.generator, beta)
+        return report
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> GradientFigures:
+        figures = average_gradients(optimizer.param_groups[0]["params"], self.world)
+        optimizer.step()
+        return figures
+
+
+def build_training_step(config: Config, world: World) -> TrainingStep:
+    """Networks with the same initial weights on every rank, their optimizers and the moving average, on the rank's device."""
+    training, model, device = config.training, config.model, world.device
+    torch.manual_seed(training.seed)
+    generator = build_generator(model).to(device)
+    # Uncovered pixels show this bias. Started at the real images' background, the discriminator cannot tell
+    # the first images by their background, nor the generator paint it with surfaces.
+    torch.nn.init.constant_(generator.synthesis.to_rgb.bias, training.background)
+    half_blocks = model.num_half_precision_blocks
+    discriminator = Discriminator(
+        model.image_resolution,
+        model.discriminator_channel_base,
+        model.discriminator_channel_max,
+        half_blocks,
+        model.activation_clamp if half_blocks else None,
+    ).to(device)
+    for module in (generator, discriminator):
+        world.broadcast(module)
+    # Lazy regularisation: Adam sees interval + 1 gradients per interval (StyleGAN2, appendix B).
+    ratio = training.r1_interval / (training.r1_interval + 1)
+    modules = TrainedModules(
+        generator,
+        copy.deepcopy(generator).eval().requires_grad_(False),
+        discriminator,
+        torch.optim.Adam(generator.parameters(), lr=training.generator_lr, betas=(0.0, 0.99), eps=1e-8),
+        torch.optim.Adam(
+            discriminator.parameters(),
+            lr=training.discriminator_lr * ratio,
+            betas=(0.0, 0.99**ratio),
+            eps=1e-8,
+        ),
+    )
+    half_dtype = torch.bfloat16 if device.type == "cuda" and half_blocks else torch.float32
+    phases = Phases(generator, discriminator, make_rasterizer(device), UniformOrbit(), training, half_dtype)
+    return TrainingStep(phases, modules, world, training)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed per (run, step, rank)."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
