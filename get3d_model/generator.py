@@ -8,10 +8,15 @@ H W image size, C features
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from get3d_model.bundle import GRID_PREFIX
 from get3d_model.config import ModelConfig
+from get3d_model.errors import InputError
 from get3d_model.isosurface.empty_shape import repair_empty_shapes
 from get3d_model.isosurface.grid import TetrahedralGrid, bcc_grid
 from get3d_model.isosurface.marching_tets import MarchingTetrahedra
@@ -181,6 +186,26 @@ def initial_sdf(vertices_N3: Tensor, half_extents: tuple[float, float, float] | 
     return (1.0 - scaled.pow(4).sum(dim=1).pow(0.25)).float()
 
 
-def build_generator(config: ModelConfig) -> Generator:
-    """The generator of a configuration, with its own BCC grid."""
-    return Generator(config, MarchingTetrahedra(bcc_grid(config.tet_res, config.grid_scale)))
+def build_generator(config: ModelConfig, grid: TetrahedralGrid | None = None) -> Generator:
+    """The generator of a configuration. grid: one of its own (see `stored_grid`); None: our BCC grid."""
+    return Generator(config, MarchingTetrahedra(grid or bcc_grid(config.tet_res, config.grid_scale)))
+
+
+def stored_grid(tensors: Mapping[str, Tensor], config: ModelConfig, source: Path) -> TetrahedralGrid | None:
+    """The grid that stands among a generator's tensors; None where it has none of its own.
+
+    Raises InputError, naming `source`, for a damaged one.
+    """
+    vertices, tets = (tensors.get(GRID_PREFIX + name) for name in ("vertices_N3", "tets_T4"))
+    if vertices is None or tets is None:
+        return None
+    if (
+        vertices.shape[1:] != (3,)
+        or tets.shape[1:] != (4,)
+        or tets.is_floating_point()
+        or not len(tets)
+        or not torch.isfinite(vertices).all()
+        or not 0 <= int(tets.min()) <= int(tets.max()) < len(vertices)
+    ):
+        raise InputError(f"{source}: its grid ({GRID_PREFIX}*) is damaged; import the checkpoint again")
+    return TetrahedralGrid(vertices, tets, config.tet_res, stored=True)

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from get3d_model.bundle import EMA, GENERATOR_FILE, load_parts
 from get3d_model.config import Config, config_from_dict
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
-from get3d_model.generator import Generator, build_generator
+from get3d_model.generator import Generator, build_generator, stored_grid
 from get3d_model.limits import check_psi, check_seed
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.rendering.texture_bake import bake_texture
 from get3d_model.rendering.uv_atlas import unwrap
 from get3d_model.types import Camera, PackedMeshes, TexturedMesh
-from get3d_model.weights import load_module, load_tensors
+from get3d_model.weights import load_module
 
-GENERATOR_FILE = "generator_ema.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
 
 
@@ -104,11 +104,12 @@ class Sampler:
         """Loads a checkpoint (see `find_checkpoint`). Raises InputError."""
         file = find_checkpoint(path)
         device = torch.device(device)
-        tensors, description = load_tensors(file)
+        parts, description = load_parts(file, [EMA])
         if not {"config", "kimg"} <= description.keys():
             raise InputError(f"{file}: holds no generator; give the {GENERATOR_FILE} of a checkpoint")
+        tensors = parts[EMA]
         config = config_from_dict(description["config"], f"{file} header")
-        generator = build_generator(config.model)
+        generator = build_generator(config.model, stored_grid(tensors, config.model, file))
         load_module(generator, tensors, file)
         identity = ModelIdentity(config.name, description["kimg"], sha256_file(file))
         return cls(generator, config, identity, make_rasterizer(device), device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, description: dict[str, 
         save_file(plain, temporary, metadata={HEADER_KEY: json.dumps(description, sort_keys=True)})
 
 
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, description). Raises InputError for a missing, damaged or foreign file."""
+def load_tensors(
+    path: Path, device: torch.device | str = "cpu", wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(the tensors with wanted names, description). Raises InputError for a missing, damaged or foreign file."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     try:
         with safe_open(path, framework="pt", device=str(device)) as handle:
             metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            tensors = {name: handle.get_tensor(name) for name in handle.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); write it again") from None
     if HEADER_KEY not in metadata:
@@ -43,6 +46,18 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise InputError(
             f"{path}: its {HEADER_KEY} description is damaged ({error}); write it again"
         ) from None
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of a weight file's tensors, without reading them. Raises InputError."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return list(handle.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); write it again") from None
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

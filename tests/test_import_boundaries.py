@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
-    "errors", "limits", "files", "types", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
+    "errors", "limits", "files", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
     "mesh_topology", "texture_atlas", "gltf", "obj_ply", "mesh_io", "image_grid", "rendering", "data",
-    "networks", "weights", "generator", "inference", "metrics", "training",
+    "networks", "weights", "bundle", "generator", "inference", "metrics", "training",
 )  # fmt: skip
 # Heavy or optional packages, and the modules that may import them (patterns of dotted names).
 HEAVY = {

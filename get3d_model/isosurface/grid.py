@@ -35,6 +35,8 @@ class TetrahedralGrid(nn.Module):
     tet_edges_T6: the edge index of each tetrahedron's edges in TET_EDGES order.
     lattices: where the vertices are rectangular lattices one after the other, the (x, y, z) coordinates of
         each (points run over z fastest); empty for an arbitrary grid.
+    stored: vertices and tetrahedra are part of the state dictionary, so that a grid that cannot be rebuilt from
+        the configuration travels with the weights.
     center_index: the vertex nearest to the origin. boundary_N: bool, vertices on the bounding box.
     """
 
@@ -44,9 +46,11 @@ class TetrahedralGrid(nn.Module):
         tets_T4: Tensor,
         resolution: int,
         lattices: tuple[tuple[Tensor, Tensor, Tensor], ...] = (),
+        stored: bool = False,
     ) -> None:
         super().__init__()
         self.resolution = resolution
+        self.stored = stored
         self.lattices = lattices
         vertices = vertices_N3.detach().cpu().double().numpy()
         tets = tets_T4.detach().cpu().numpy().astype(np.int64)
@@ -63,8 +67,9 @@ class TetrahedralGrid(nn.Module):
             ("boundary_N", boundary, torch.bool),
             ("center_index", np.asarray(center), torch.int64),
         ):
-            # Rebuilt from the configuration, never part of a checkpoint.
-            self.register_buffer(name, torch.as_tensor(array).to(dtype), persistent=False)
+            # What can be rebuilt is never part of a checkpoint.
+            persistent = stored and name in ("vertices_N3", "tets_T4")
+            self.register_buffer(name, torch.as_tensor(array).to(dtype), persistent=persistent)
 
     @property
     def extent(self) -> Tensor:
