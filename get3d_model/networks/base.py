@@ -1,0 +1,58 @@
+"""What `Synthesis` asks of the networks of a generator, unified or separate.
+
+Shape legend: B batch, N grid vertices, P points, C features, Q cubes, L layers (copies of w), D w width
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RawGeometry:
+    """Network outputs at the vertices of the grid.
+
+    sdf_BN: without the prior. deform_BN3: before tanh and scale.
+    weights_BQ21: FlexiCubes weights before their activations; none where the isosurface needs none.
+    """
+
+    sdf_BN: Tensor
+    deform_BN3: Tensor
+    weights_BQ21: Tensor | None = None
+
+
+class GeneratorNetworks(Protocol):
+    """From ws to sources of features (planes or volumes), and from features to values.
+
+    networks: the modules by their published names, relative to `synthesis`.
+    """
+
+    networks: dict[str, nn.Module]
+
+    @property
+    def num_ws_geo(self) -> int: ...
+
+    @property
+    def num_ws_tex(self) -> int: ...
+
+    def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """The styles that drive the texture networks; the first D channels are those of ws_tex."""
+        ...
+
+    def planes(
+        self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
+    ) -> tuple[Any, Tensor]:
+        """(source of the geometry features, texture planes B(3C)RR)."""
+        ...
+
+    def geometry(self, features: Any, ws_geo_BLD: Tensor) -> RawGeometry:
+        """Values at the grid vertices from what the grid lookup read in the geometry source."""
+        ...
+
+    def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
+        """Texture features, BCP, from the texture planes' features."""
+        ...

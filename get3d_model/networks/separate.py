@@ -1,0 +1,204 @@
+"""The separate generators: 3-D networks for SDF and deformation, a tri-plane network for the texture.
+
+Source: GET3D (Gao et al. 2022), section 3.1 and figure 2. Parameter names are those of the published checkpoints.
+
+Shape legend: B batch, C plane channels, R plane resolution, N grid vertices, P points, D w width,
+S style width (texture and geometry, 2 D), L layers (copies of w)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from get3d_model.config import ModelConfig
+from get3d_model.networks.base import RawGeometry
+from get3d_model.networks.fields import ModulatedMLP
+from get3d_model.networks.layers import SynthesisLayer, ToFeature
+from get3d_model.networks.synthesis import block_channels, block_resolutions
+from get3d_model.networks.volume_field import VolumeField, encode_position
+from get3d_model.networks.wide_mlp import with_constant
+from get3d_model.ops.resample import upsample_2x
+
+MLP_WIDTH = 256
+SDF_HIDDEN_LAYERS, DEFORMATION_HIDDEN_LAYERS = 3, 2
+
+
+@dataclass(frozen=True)
+class GeometryVolumes:
+    """What the 3-D networks generate: BCDHW each (D along z)."""
+
+    sdf: Tensor
+    deform: Tensor
+
+
+class TextureBlock(nn.Module):
+    """One resolution: conv0 (upsampling; absent at 4x4), conv1, then the planes' head `torgb`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style_dim: int,
+        resolution: int,
+        plane_channels: int,
+        clamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.is_first = in_channels == 0
+        if self.is_first:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(
+                in_channels, out_channels, style_dim, resolution, up=True, clamp=clamp
+            )
+        self.conv1 = SynthesisLayer(out_channels, out_channels, style_dim, resolution, clamp=clamp)
+        self.torgb = ToFeature(out_channels, plane_channels, style_dim, clamp=clamp)
+
+    @property
+    def num_ws(self) -> int:
+        return 2 if self.is_first else 3
+
+    def forward(
+        self, x: Tensor | None, skip: Tensor | None, styles_BLS: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        styles = iter(styles_BLS.unbind(dim=1))
+        if x is None:
+            x = self.const.to(dtype)[None].expand(styles_BLS.shape[0], -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(x.to(dtype), next(styles))
+        x = self.conv1(x, next(styles))
+        planes = self.torgb(x, next(styles)).float()
+        return x, planes if skip is None else upsample_2x(skip) + planes
+
+
+class TexturePlanes(nn.Module):
+    """Styles -> texture planes. The order of styles is, per block: conv0 (if any), conv1, torgb."""
+
+    def __init__(self, config: ModelConfig, style_dim: int) -> None:
+        super().__init__()
+        self.resolutions = block_resolutions(config.tri_plane_resolution)
+        self.half_precision_from = config.tri_plane_resolution >> config.num_half_precision_blocks
+        in_channels = 0
+        for res in self.resolutions:
+            out_channels = block_channels(res, config.channel_base, config.channel_max)
+            clamp = config.activation_clamp if res > self.half_precision_from else None
+            block = TextureBlock(
+                in_channels, out_channels, style_dim, res, 3 * config.tri_plane_features, clamp
+            )
+            self.add_module(f"b{res}", block)
+            in_channels = out_channels
+
+    @property
+    def num_ws(self) -> int:
+        return sum(getattr(self, f"b{res}").num_ws for res in self.resolutions)
+
+    def forward(self, styles_BLS: Tensor, half_dtype: torch.dtype) -> Tensor:
+        """Returns B(3C)RR in float32."""
+        x = skip = None
+        first = 0
+        for res in self.resolutions:
+            block = getattr(self, f"b{res}")
+            dtype = half_dtype if res > self.half_precision_from else torch.float32
+            x, skip = block(x, skip, styles_BLS[:, first : first + block.num_ws], dtype)
+            first += block.num_ws
+        return skip
+
+
+class TextureField(nn.Module):
+    """Styles -> planes, and planes' features -> texture features."""
+
+    def __init__(self, config: ModelConfig, style_dim: int) -> None:
+        super().__init__()
+        self.tri_plane_synthesis = TexturePlanes(config, style_dim)
+        self.mlp_synthesis = ModulatedMLP(
+            config.tri_plane_features,
+            config.mlp_width,
+            config.texture_features,
+            config.mlp_hidden_layers,
+            style_dim,
+        )
+
+    @property
+    def num_ws(self) -> int:
+        return self.tri_plane_synthesis.num_ws + self.mlp_synthesis.num_ws
+
+
+class SeparateGenerator:
+    """The networks of the separate model (`GeneratorNetworks`); they share nothing but the geometry code.
+
+    Not a module itself: the published names of its networks have no common prefix.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.sdf = VolumeField(config.w_dim, MLP_WIDTH, SDF_HIDDEN_LAYERS, 1)
+        self.deform = VolumeField(config.w_dim, MLP_WIDTH, DEFORMATION_HIDDEN_LAYERS, 3)
+        # Texture and geometry codes side by side.
+        self.texture = TextureField(config, 2 * config.w_dim)
+        self.networks: dict[str, nn.Module] = {
+            "geometry_synthesis_sdf": self.sdf,
+            "geometry_synthesis_def": self.deform,
+            "geometry_synthesis_tex": self.texture,
+        }
+
+    @property
+    def num_ws_geo(self) -> int:
+        """SDF and deformation read the same ws; the SDF network has the longer MLP."""
+        return max(self.sdf.num_ws, self.deform.num_ws)
+
+    @property
+    def num_ws_tex(self) -> int:
+        return self.texture.num_ws
+
+    def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """BLS: [texture, geometry]; missing geometry ws are the last one, superfluous ones are left out."""
+        layer_L = torch.arange(ws_tex_BLD.shape[1], device=ws_geo_BLD.device)
+        ws_geo = ws_geo_BLD[:, layer_L.clamp(max=ws_geo_BLD.shape[1] - 1)]
+        return torch.cat([ws_tex_BLD, ws_geo], dim=2)
+
+    def planes(
+        self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
+    ) -> tuple[GeometryVolumes, Tensor]:
+        """(geometry volumes in `half_dtype`, texture planes B(3C)RR)."""
+        volumes = GeometryVolumes(
+            self.sdf.volume(ws_geo_BLD, half_dtype), self.deform.volume(ws_geo_BLD, half_dtype)
+        )
+        return volumes, self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype)
+
+    def geometry(self, features: GridFeatures, ws_geo_BLD: Tensor) -> RawGeometry:
+        """SDF and deformation at the grid vertices."""
+        sdf_BN = self.sdf.values(features.sdf_BNC, ws_geo_BLD).squeeze(2)
+        return RawGeometry(sdf_BN, self.deform.values(features.deform_BNC, ws_geo_BLD))
+
+    def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
+        """Texture features, B(texture_features)P, from the planes' features."""
+        mlp_styles_BLS = styles_tex_BLS[:, self.texture.tri_plane_synthesis.num_ws :]
+        return self.texture.mlp_synthesis(features_BCP, mlp_styles_BLS)
+
+
+@dataclass(frozen=True)
+class GridFeatures:
+    """Inputs of the MLPs at the grid vertices, as `wide_mlp` takes them."""
+
+    sdf_BNC: Tensor
+    deform_BNC: Tensor
+
+
+class GridVolumeLookup(nn.Module):
+    """Position encoding and volume features at the vertices of a grid."""
+
+    def __init__(self, points_N3: Tensor, read: nn.Module) -> None:
+        """points_N3: world units. read: volume -> features BNC at those points."""
+        super().__init__()
+        self.read = read
+        self.register_buffer("encoding_N6", encode_position(points_N3), persistent=False)
+
+    def forward(self, volumes: GeometryVolumes) -> GridFeatures:
+        return GridFeatures(self._features(volumes.sdf), self._features(volumes.deform))
+
+    def _features(self, volume_BCDHW: Tensor) -> Tensor:
+        encoding_BN6 = self.encoding_N6.to(volume_BCDHW.dtype).expand(len(volume_BCDHW), -1, -1)
+        return with_constant([encoding_BN6, self.read(volume_BCDHW)])

@@ -1,0 +1,144 @@
+"""A 3-D generator with the MLP that reads its volume: the SDF and deformation networks of the separate model.
+
+Source: GET3D (Gao et al. 2022), section 3.1 and appendix. Parameter names are those of the published checkpoints.
+
+Shape legend: B batch, C I O channels, D H W volume size, R resolution, P points, L layers (copies of w)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from get3d_model.networks.layers import FullyConnected, ModulatedLinear
+from get3d_model.networks.wide_mlp import wide_mlp
+from get3d_model.ops.activation import bias_leaky_relu
+from get3d_model.ops.modulated_conv3d import modulated_conv3d
+
+CHANNEL_BASE, CHANNEL_MAX = 2048, 256
+"""Channels at resolution r: min(2048 / r, 256)."""
+RESOLUTIONS = (4, 8, 16, 32)
+ENCODING_FEATURES = 6
+BRANCH_GAIN = math.sqrt(0.5)
+
+
+def volume_channels(resolution: int) -> int:
+    """Channels of a 3-D generator at a resolution."""
+    return min(CHANNEL_BASE // resolution, CHANNEL_MAX)
+
+
+def encode_position(points_P3: Tensor) -> Tensor:
+    """[sin(pi p), cos(pi p)] of points in world units; P6."""
+    return torch.cat([torch.sin(math.pi * points_P3), torch.cos(math.pi * points_P3)], dim=-1)
+
+
+class SynthesisLayer3d(nn.Module):
+    """Modulated 3x3x3 convolution with leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int) -> None:
+        super().__init__()
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        # In the published files, never used: the 3-D generators have no noise.
+        self.register_buffer("noise_strength", torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def forward(self, x_BIDHW: Tensor, w_BD: Tensor) -> Tensor:
+        out = modulated_conv3d(x_BIDHW, self.weight, self.affine(w_BD))
+        return bias_leaky_relu(out, self.bias, channel_dim=1)
+
+
+class Projection3d(nn.Module):
+    """Equalised 1x1x1 convolution without bias."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1, 1))
+        self.weight_gain = 1.0 / math.sqrt(in_channels)
+
+    def forward(self, x_BIDHW: Tensor) -> Tensor:
+        return F.conv3d(x_BIDHW, (self.weight * self.weight_gain).to(x_BIDHW.dtype))
+
+
+class FirstBlock3d(nn.Module):
+    """Learned constant, then one convolution."""
+
+    num_ws = 1
+
+    def __init__(self, channels: int, w_dim: int, resolution: int) -> None:
+        super().__init__()
+        self.const = nn.Parameter(torch.randn(channels, resolution, resolution, resolution))
+        self.conv1 = SynthesisLayer3d(channels, channels, w_dim, resolution)
+
+    def forward(self, ws_BLD: Tensor, dtype: torch.dtype) -> Tensor:
+        x = self.const.to(dtype).expand(ws_BLD.shape[0], -1, -1, -1, -1)
+        return self.conv1(x.contiguous(memory_format=torch.channels_last_3d), ws_BLD[:, 0])
+
+
+class ResidualBlock3d(nn.Module):
+    """Trilinear upsampling by 2, then conv0 and conv1 beside a 1x1x1 skip; both branches scaled by sqrt(0.5)."""
+
+    num_ws = 2
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int) -> None:
+        super().__init__()
+        self.conv0 = SynthesisLayer3d(in_channels, out_channels, w_dim, resolution)
+        self.conv1 = SynthesisLayer3d(out_channels, out_channels, w_dim, resolution)
+        self.skip = Projection3d(in_channels, out_channels)
+
+    def forward(self, x_BIDHW: Tensor, ws_BLD: Tensor) -> Tensor:
+        # The projection commutes with the interpolation and costs an eighth below it.
+        skip = upsample_2x_trilinear(self.skip(x_BIDHW))
+        x = self.conv0(upsample_2x_trilinear(x_BIDHW), ws_BLD[:, 0])
+        return (self.conv1(x, ws_BLD[:, 1]) + skip) * BRANCH_GAIN
+
+
+def upsample_2x_trilinear(x_BCDHW: Tensor) -> Tensor:
+    """Doubles the resolution; voxel centres are not aligned to the corners, borders are repeated."""
+    return F.interpolate(x_BCDHW, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+class VolumeField(nn.Module):
+    """ws -> feature volume, and features read from it -> values at points, by a modulated MLP of width `width`.
+
+    The ws of the volume's convolutions come first, then those of the MLP.
+    """
+
+    def __init__(self, w_dim: int, width: int, hidden_layers: int, out_features: int) -> None:
+        super().__init__()
+        in_channels = volume_channels(RESOLUTIONS[0])
+        self.b4 = FirstBlock3d(in_channels, w_dim, RESOLUTIONS[0])
+        for res in RESOLUTIONS[1:]:
+            out_channels = volume_channels(res)
+            self.add_module(f"b{res}", ResidualBlock3d(in_channels, out_channels, w_dim, res))
+            in_channels = out_channels
+        sizes = [ENCODING_FEATURES + in_channels] + [width] * hidden_layers + [out_features]
+        self.layers = nn.ModuleList(
+            ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers)
+            for i in range(hidden_layers + 1)
+        )
+
+    @property
+    def num_volume_ws(self) -> int:
+        return sum(getattr(self, f"b{res}").num_ws for res in RESOLUTIONS)
+
+    @property
+    def num_ws(self) -> int:
+        return self.num_volume_ws + len(self.layers)
+
+    def volume(self, ws_BLD: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The feature volume, BCDHW (D along z), in `dtype`. ws_BLD may hold more ws than are read."""
+        x, first = self.b4(ws_BLD, dtype), self.b4.num_ws
+        for res in RESOLUTIONS[1:]:
+            block = getattr(self, f"b{res}")
+            x = block(x, ws_BLD[:, first : first + block.num_ws])
+            first += block.num_ws
+        return x
+
+    def values(self, points_BPI: Tensor, ws_BLD: Tensor) -> Tensor:
+        """Values, BPO, from points made by `wide_mlp.with_constant([encoding, volume features])`."""
+        return wide_mlp(self.layers, points_BPI, ws_BLD[:, self.num_volume_ws : self.num_ws])
