@@ -1,0 +1,270 @@
+"""FlexiCubes over a batch of SDFs on one grid, differentiable in SDF, deformation and weights.
+
+Source: Shen et al. 2023, "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", sections 3 and 4.
+The paper's SDF is negative inside; ours is positive inside, which changes no formula but the side a face looks to.
+
+Only the classification visits every cube. All that follows visits the cubes that the surface passes through,
+for all shapes at once; a dual vertex's index is a running count over (shape, cube, patch).
+
+Shape legend: B batch, N grid vertices, Q cubes, S surface cubes of the batch, D dual vertices of the batch,
+K quads of the batch, V F packed mesh vertices and faces, 7 slots for the edges of a patch
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from get3d_model.isosurface.cube_grid import CubeGrid
+from get3d_model.isosurface.dual_tables import CUBE_EDGES, MAX_PATCHES, dual_tables, quad_edges
+from get3d_model.types import PackedMeshes
+
+NUM_WEIGHTS = 21
+ALL_INSIDE = 255
+
+
+@dataclass(frozen=True)
+class SurfaceCubes:
+    """The cubes of a batch that have corners on both sides, by shape, then by cube.
+
+    shape_S, cube_S: int64. code_S: int64, bit k set where corner k is inside.
+    case_S: the code, or its complement where an ambiguous face is joined the other way (see `dual_tables`).
+    slot_BQ: int32, a surface cube's place among S; undefined for other cubes.
+    """
+
+    shape_S: Tensor
+    cube_S: Tensor
+    code_S: Tensor
+    case_S: Tensor
+    slot_BQ: Tensor
+
+    def gather(self, values_BQC: Tensor) -> Tensor:
+        """The rows of the surface cubes; SC."""
+        return values_BQC[self.shape_S, self.cube_S]
+
+
+@dataclass(frozen=True)
+class FlexiCubesWeights:
+    """The weights of surface cubes. beta_S12: per edge, alpha_S8: per corner, gamma_S: of the whole cube."""
+
+    beta_S12: Tensor
+    alpha_S8: Tensor
+    gamma_S: Tensor
+
+
+@dataclass(frozen=True)
+class FlexiCubesOutput:
+    """Meshes and what their regulariser needs.
+
+    deviation_D7: for the edges of each dual vertex (in packed order, quad midpoints left out), how far the
+        distance between the vertex and the crossing lies from their mean; 0 in unused slots. World units.
+    used_D7: bool, the slots in use.
+    """
+
+    meshes: PackedMeshes
+    deviation_D7: Tensor
+    used_D7: Tensor
+
+
+def activate_weights(raw_S21: Tensor) -> FlexiCubesWeights:
+    """The published ranges: beta and alpha in (0.5, 1.5), gamma in (0.25, 0.75)."""
+    signed_S20 = 1.0 + 0.5 * torch.tanh(raw_S21[:, :20])
+    return FlexiCubesWeights(
+        signed_S20[:, :12], signed_S20[:, 12:], 0.25 + 0.5 * torch.sigmoid(raw_S21[:, 20])
+    )
+
+
+class FlexiCubes(nn.Module):
+    """Extracts the zero level set (SDF >= 0 inside) of every shape of a batch; faces wind outward.
+
+    In training mode (`nn.Module.train`) a quad becomes four triangles around its midpoint, which is smooth in
+    gamma; in evaluation mode two triangles along the better diagonal. A surface that leaves the grid is open there.
+    """
+
+    def __init__(self, grid: CubeGrid) -> None:
+        super().__init__()
+        self.grid = grid
+        tables = dual_tables()
+        for name, array in (
+            ("patch_count", tables.patch_count_256),
+            ("patch_of_edge", tables.patch_of_edge_256x12),
+            ("patch_edges", tables.patch_edges_256x4x7),
+            ("patch_size", tables.patch_size_256x4),
+            ("problem_face", tables.problem_face_256),
+            ("quad_edges", quad_edges()),
+            ("cube_edges", CUBE_EDGES),
+        ):
+            self.register_buffer(name, torch.as_tensor(array), persistent=False)
+
+    def forward(self, sdf_BN: Tensor, deform_BN3: Tensor, raw_weights_BQ21: Tensor) -> FlexiCubesOutput:
+        """sdf_BN, deform_BN3 (world units), raw weights (12 beta, 8 alpha, 1 gamma) -> meshes and deviations."""
+        surface = self.surface_cubes(sdf_BN)
+        return self.extract(surface, sdf_BN, deform_BN3, surface.gather(raw_weights_BQ21))
+
+    @torch.no_grad()
+    def surface_cubes(self, sdf_BN: Tensor) -> SurfaceCubes:
+        """Finds and classifies the cubes the surface passes through. Zero counts as inside, as published.
+
+        Callers that compute weights for these cubes only can skip all others; see `extract`.
+        """
+        batch, num_cubes = sdf_BN.shape[0], self.grid.cubes_Q8.shape[0]
+        inside_BN = (sdf_BN >= 0).to(torch.uint8)
+        code_BQ = inside_BN.new_zeros(batch, num_cubes)
+        for corner in range(8):
+            at_corner_BQ = inside_BN.index_select(1, self.grid.cubes_Q8[:, corner])
+            code_BQ.add_(at_corner_BQ, alpha=1 << corner)
+        shape_S, cube_S = ((code_BQ != 0) & (code_BQ != ALL_INSIDE)).nonzero(as_tuple=True)
+        code_S = code_BQ[shape_S, cube_S].long()
+        slot_BQ = torch.empty(batch, num_cubes, dtype=torch.int32, device=sdf_BN.device)
+        slot_BQ[shape_S, cube_S] = torch.arange(len(shape_S), dtype=torch.int32, device=sdf_BN.device)
+
+        face_S = self.problem_face[code_S]
+        across_S = self.grid.neighbors_Q6[cube_S, face_S.clamp(min=0)].long()
+        face_across_S = self.problem_face[code_BQ[shape_S, across_S.clamp(min=0)].long()]
+        # Face f meets face f ^ 1 of the neighbour.
+        meet_S = (face_S >= 0) & (across_S >= 0) & (face_across_S == face_S ^ 1)
+        case_S = torch.where(meet_S, ALL_INSIDE - code_S, code_S)
+        return SurfaceCubes(shape_S, cube_S, code_S, case_S, slot_BQ)
+
+    def extract(
+        self, surface: SurfaceCubes, sdf_BN: Tensor, deform_BN3: Tensor, raw_weights_S21: Tensor
+    ) -> FlexiCubesOutput:
+        """The meshes, given the raw weights of the surface cubes alone."""
+        batch = sdf_BN.shape[0]
+        weights = activate_weights(raw_weights_S21)
+        with torch.no_grad():
+            count_S = self.patch_count[surface.case_S]
+            first_S = count_S.cumsum(0) - count_S
+            patches_4 = torch.arange(MAX_PATCHES, device=count_S.device)
+            slot_D, patch_D = (patches_4 < count_S[:, None]).nonzero(as_tuple=True)
+            shape_D = surface.shape_S[slot_D]
+            slots_K4, duals_K4, shape_K = self._quads(surface, first_S)
+        vertices_D3, deviation_D7, used_D7 = self._dual_vertices(
+            surface, sdf_BN, deform_BN3, weights, slot_D, patch_D
+        )
+        # The weight of the diagonal between the first and third, and the second and fourth corner.
+        gamma_K4 = weights.gamma_S[slots_K4]
+        diagonal_K2 = gamma_K4[:, :2] * gamma_K4[:, 2:]
+        if self.training:
+            vertices_V3, faces_F3, duals_B, mids_B = split_at_midpoint(
+                vertices_D3, shape_D, duals_K4, shape_K, diagonal_K2, batch
+            )
+            vertex_counts_B, face_counts_B = duals_B + mids_B, 4 * mids_B
+        else:
+            vertices_V3, faces_F3 = vertices_D3, split_along_diagonal(duals_K4, diagonal_K2)
+            vertex_counts_B, face_counts_B = run_lengths(shape_D, batch), 2 * run_lengths(shape_K, batch)
+        counts_2B = torch.stack([vertex_counts_B, face_counts_B]).cpu()
+        ranges_2B2 = torch.stack([counts_2B.cumsum(dim=1) - counts_2B, counts_2B], dim=-1).to(torch.int32)
+        meshes = PackedMeshes(
+            vertices_V3, faces_F3.to(torch.int32), ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous()
+        )
+        return FlexiCubesOutput(meshes, deviation_D7, used_D7)
+
+    def _dual_vertices(
+        self,
+        surface: SurfaceCubes,
+        sdf_BN: Tensor,
+        deform_BN3: Tensor,
+        weights: FlexiCubesWeights,
+        slot_D: Tensor,
+        patch_D: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(positions, distance deviations, slots in use).
+
+        Paper, eq. 7 and 8: the dual vertex is the beta-weighted mean of the crossings of its patch's edges,
+        which interpolate with alpha-scaled SDF values. The deviation (eq. 10) is taken to the plain crossings,
+        which all cubes at an edge share; so in the reference arrays.
+        """
+        shape_D, cube_D, case_D = surface.shape_S[slot_D], surface.cube_S[slot_D], surface.case_S[slot_D]
+        edges_D7, size_D1 = self.patch_edges[case_D, patch_D], self.patch_size[case_D, patch_D][:, None]
+        used_D7 = torch.arange(edges_D7.shape[1], device=size_D1.device) < size_D1
+        corners_D72 = self.cube_edges[edges_D7]
+        ends_D72 = self.grid.cubes_Q8[cube_D[:, None, None], corners_D72]
+        flat_D72 = shape_D[:, None, None] * sdf_BN.shape[1] + ends_D72
+        sdf_D72 = sdf_BN.reshape(-1)[flat_D72]
+        position_D723 = self.grid.vertices_N3[ends_D72] + deform_BN3.reshape(-1, 3)[flat_D72]
+        alpha_D72 = weights.alpha_S8[slot_D[:, None, None], corners_D72]
+        beta_D7 = weights.beta_S12[slot_D[:, None], edges_D7] * used_D7
+
+        crossing_D73 = interpolate_zero(position_D723, sdf_D72 * alpha_D72)
+        vertices_D3 = (beta_D7[..., None] * crossing_D73).sum(dim=1) / beta_D7.sum(dim=1, keepdim=True)
+        offset_D73 = interpolate_zero(position_D723, sdf_D72) - vertices_D3[:, None]
+        distance_D7 = torch.linalg.vector_norm(offset_D73, dim=-1)
+        mean_D1 = (distance_D7 * used_D7).sum(dim=1, keepdim=True) / size_D1
+        return vertices_D3, (distance_D7 - mean_D1).abs() * used_D7, used_D7
+
+    def _quads(self, surface: SurfaceCubes, first_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(slots_K4, duals_K4, shape_K): the four cubes and dual vertices around each crossed inner grid edge.
+
+        The quad of an edge belongs to the cube whose corner 0 is the edge's lower end and that holds it there,
+        so each is found once. Faces wind outward.
+        """
+        lower_S3 = self.grid.neighbors_Q6[surface.cube_S][:, 0::2].long()
+        # Cyclic axes: for the edge along `axis`, the cubes below in axis + 1, in axis + 2, and in both.
+        below_b_S3, below_c_S3 = lower_S3.roll(-1, dims=1), lower_S3.roll(-2, dims=1)
+        lower_faces_3 = torch.tensor([4, 0, 2], device=lower_S3.device)
+        below_bc_S3 = self.grid.neighbors_Q6[below_b_S3.clamp(min=0), lower_faces_3].long()
+        inside_S1 = surface.code_S[:, None] & 1 != 0
+        axis_bits_3 = torch.tensor([2, 4, 16], device=lower_S3.device)
+        crossed_S3 = (surface.code_S[:, None] & axis_bits_3 != 0) != inside_S1
+        crossed_S3 = crossed_S3 & (below_b_S3 >= 0) & (below_c_S3 >= 0) & (below_bc_S3 >= 0)
+        slot_K, axis_K = crossed_S3.nonzero(as_tuple=True)
+
+        shape_K = surface.shape_S[slot_K]
+        cubes_K3 = torch.stack(
+            [below[slot_K, axis_K] for below in (below_b_S3, below_bc_S3, below_c_S3)], dim=1
+        )
+        others_K3 = surface.slot_BQ[shape_K[:, None], cubes_K3].long()
+        slots_K4 = torch.cat([slot_K[:, None], others_K3], dim=1)
+        patches_K4 = self.patch_of_edge[surface.case_S[slots_K4], self.quad_edges[axis_K]]
+        duals_K4 = first_S[slots_K4] + patches_K4
+        # Counter-clockwise about the axis looks along it: outward where the edge leaves the inside.
+        outward_K1 = inside_S1[slot_K]
+        slots_K4 = torch.where(outward_K1, slots_K4, slots_K4.flip(1))
+        duals_K4 = torch.where(outward_K1, duals_K4, duals_K4.flip(1))
+        return slots_K4, duals_K4, shape_K
+
+
+def interpolate_zero(ends_D723: Tensor, values_D72: Tensor) -> Tensor:
+    """Where the linear function through two values of different sign vanishes; D73."""
+    start, end = ends_D723.unbind(dim=2)
+    at_start, at_end = values_D72.unbind(dim=2)
+    return start + (at_start / (at_start - at_end))[..., None] * (end - start)
+
+
+def split_along_diagonal(duals_K4: Tensor, diagonal_K2: Tensor) -> Tensor:
+    """Two triangles per quad, along the diagonal of greater weight; F3."""
+    first_K1 = diagonal_K2[:, :1] > diagonal_K2[:, 1:]
+    faces_K6 = torch.where(first_K1, duals_K4[:, [0, 1, 2, 0, 2, 3]], duals_K4[:, [0, 1, 3, 1, 2, 3]])
+    return faces_K6.view(-1, 3)
+
+
+def split_at_midpoint(
+    vertices_D3: Tensor, shape_D: Tensor, duals_K4: Tensor, shape_K: Tensor, diagonal_K2: Tensor, batch: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four triangles per quad: (vertices_V3, faces_F3, dual vertices per shape, midpoints per shape).
+
+    Paper, section 4: the midpoint is the mean of the midpoints of both diagonals, weighted by the product of
+    their ends' gamma. The dual vertices of a shape come first, then its midpoints.
+    """
+    corners_K43 = vertices_D3[duals_K4]
+    middles_K23 = 0.5 * (corners_K43[:, :2] + corners_K43[:, 2:])
+    mids_K3 = (diagonal_K2[..., None] * middles_K23).sum(dim=1) / diagonal_K2.sum(dim=1, keepdim=True)
+    duals_B, mids_B = run_lengths(shape_D, batch), run_lengths(shape_K, batch)
+    # A dual vertex moves up by the midpoints of the shapes before, a midpoint by all dual vertices up to its shape's.
+    mids_before_B, duals_through_B = mids_B.cumsum(0) - mids_B, duals_B.cumsum(0)
+    place_D = torch.arange(len(shape_D), device=shape_D.device) + mids_before_B[shape_D]
+    place_K = torch.arange(len(shape_K), device=shape_K.device) + duals_through_B[shape_K]
+    both_V3 = torch.cat([vertices_D3, mids_K3])
+    vertices_V3 = torch.empty_like(both_V3).index_copy(0, torch.cat([place_D, place_K]), both_V3)
+    rim_K4, mid_K4 = place_D[duals_K4], place_K[:, None].expand(-1, 4)
+    faces_F3 = torch.stack([rim_K4, rim_K4.roll(-1, dims=1), mid_K4], dim=2).view(-1, 3)
+    return vertices_V3, faces_F3, duals_B, mids_B
+
+
+def run_lengths(sorted_X: Tensor, count: int) -> Tensor:
+    """How often 0 ... count - 1 occur in an ascending int64 tensor; no synchronisation, no atomics."""
+    bounds = torch.arange(count + 1, device=sorted_X.device)
+    return torch.searchsorted(sorted_X, bounds).diff()
