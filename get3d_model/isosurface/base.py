@@ -13,13 +13,17 @@ from get3d_model.types import PackedMeshes
 
 
 class IsosurfaceGrid(Protocol):
-    """The fixed sampling grid of a generator."""
+    """The fixed sampling grid of a generator.
+
+    sign_tested_N: bool, the vertices whose signs decide whether a shape is empty.
+    """
 
     resolution: int
     vertices_N3: Tensor
     edges_E2: Tensor
     center_index: Tensor
     boundary_N: Tensor
+    sign_tested_N: Tensor
 
 
 class IsosurfaceExtractor(Protocol):

@@ -2,6 +2,8 @@
 
 Source: GET3D (Gao et al. 2022), appendix: an empty shape gets a forced sign change, so that rendering stays
 defined, and a pull of its SDF values towards zero instead of a gradient through the mesh.
+The grid says which vertices are tested (`sign_tested_N`): FlexiCubes makes no face of an edge on the outer
+boundary, so there the outermost layer of vertices has no say.
 
 Shape legend: B batch, N grid vertices
 """
@@ -22,8 +24,10 @@ def repair_empty_shapes(
     For an empty shape the centre vertex is set to +1 and the boundary to -1, SDF and deformation are detached,
     and the regulariser is mean |sdf| (with its gradient); all else passes through untouched.
     """
-    inside_BN = sdf_BN > 0
-    empty_B = inside_BN.all(dim=1) | ~inside_BN.any(dim=1)
+    # A value of exactly zero counts for neither sign: the extractors do not agree on its side.
+    positive_B = ((sdf_BN > 0) & grid.sign_tested_N).any(dim=1)
+    negative_B = ((sdf_BN < 0) & grid.sign_tested_N).any(dim=1)
+    empty_B = ~(positive_B & negative_B)
     forced_N = torch.zeros_like(sdf_BN[0])
     forced_N = torch.where(grid.boundary_N, -torch.ones_like(forced_N), forced_N)
     forced_N = forced_N.index_fill(0, grid.center_index.reshape(1), 1.0)

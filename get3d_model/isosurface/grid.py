@@ -38,6 +38,7 @@ class TetrahedralGrid(nn.Module):
     stored: vertices and tetrahedra are part of the state dictionary, so that a grid that cannot be rebuilt from
         the configuration travels with the weights.
     center_index: the vertex nearest to the origin. boundary_N: bool, vertices on the bounding box.
+    sign_tested_N: bool, the vertices that decide whether a shape is empty: all.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TetrahedralGrid(nn.Module):
             ("edges_E2", edges, torch.int64),
             ("tet_edges_T6", tet_edges, torch.int64),
             ("boundary_N", boundary, torch.bool),
+            ("sign_tested_N", np.ones_like(boundary), torch.bool),
             ("center_index", np.asarray(center), torch.int64),
         ):
             # What can be rebuilt is never part of a checkpoint.
