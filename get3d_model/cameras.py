@@ -4,7 +4,7 @@ World: y up. A camera sits on a sphere around the origin and looks at it. Angles
 data sets: rotation theta in [0, 2 pi), and the polar angle phi measured from +y (called `elevation`
 there; 90 degrees is the horizon). Source: GET3D (Gao et al. 2022), section 4 and appendix.
 
-Shape legend: B cameras
+Shape legend: B cameras, N cameras of a data set
 """
 
 from __future__ import annotations
@@ -16,12 +16,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from get3d_model.camera_settings import FIELD_OF_VIEW_RAD, ORBIT_RADIUS, CameraConfig, OrbitSettings
 from get3d_model.types import Camera
 
-# The Blender recipe of the published data: a 35 mm lens on a 32 mm sensor, so half the sensor is 16 mm.
-FIELD_OF_VIEW_RAD = 2.0 * math.atan(16.0 / 35.0)
+__all__ = [
+    "FIELD_OF_VIEW_RAD",
+    "ORBIT_RADIUS",
+    "CameraDistribution",
+    "EmpiricalOrbit",
+    "NormalElevationOrbit",
+    "UniformOrbit",
+    "camera_distribution",
+    "orbit_camera",
+    "orbit_positions",
+    "perspective_projection",
+    "preview_cameras",
+    "to_clip_space",
+    "turntable",
+]
+
 NEAR, FAR = 0.1, 1000.0
-ORBIT_RADIUS = 1.2
 
 
 def perspective_projection(
@@ -82,7 +96,9 @@ def to_clip_space(points_V3: Tensor, world2clip_44: Tensor) -> Tensor:
 class CameraDistribution(Protocol):
     """Draws training cameras; chosen once, where the configuration is read."""
 
-    def sample(self, count: int, generator: torch.Generator) -> Camera: ...
+    def sample(self, count: int, generator: torch.Generator) -> Camera:
+        """`count` cameras, on the generator's device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,84 @@ class UniformOrbit:
             self.radius,
             self.field_of_view_rad,
         )
+
+
+@dataclass(frozen=True)
+class NormalElevationOrbit:
+    """Rotation uniform; the polar angle normal (mean and standard deviation in radians), cut off at its range."""
+
+    mean_rad: float
+    std_rad: float
+    elevation_range_rad: tuple[float, float]
+    rotation_range_rad: tuple[float, float] = (0.0, 2.0 * math.pi)
+    radius: float = ORBIT_RADIUS
+    field_of_view_rad: float = FIELD_OF_VIEW_RAD
+
+    def sample(self, count: int, generator: torch.Generator) -> Camera:
+        unit_2B = torch.rand(2, count, generator=generator, device=generator.device).double()
+        (low_r, high_r), (low_e, high_e) = self.rotation_range_rad, self.elevation_range_rad
+        # By the inverse of the distribution: always two draws, however much of the normal is cut off.
+        first, last = (
+            0.5 * (1.0 + math.erf((edge - self.mean_rad) / (self.std_rad * math.sqrt(2.0))))
+            for edge in (low_e, high_e)
+        )
+        normal_B = torch.special.ndtri((first + (last - first) * unit_2B[1]).clamp(1e-12, 1 - 1e-12))
+        return orbit_camera(
+            low_r + (high_r - low_r) * unit_2B[0],
+            (self.mean_rad + self.std_rad * normal_B).clamp(low_e, high_e),
+            self.radius,
+            self.field_of_view_rad,
+        )
+
+
+@dataclass(frozen=True)
+class EmpiricalOrbit:
+    """Directions drawn, with replacement, from those of a data set: rotation and polar angle stay together.
+
+    angles_N2: (rotation, polar angle) in radians, on the device of the generators that will be given.
+    """
+
+    angles_N2: Tensor
+    radius: float = ORBIT_RADIUS
+    field_of_view_rad: float = FIELD_OF_VIEW_RAD
+
+    def __post_init__(self) -> None:
+        if self.angles_N2.ndim != 2 or self.angles_N2.shape[1] != 2 or not len(self.angles_N2):
+            raise ValueError(f"expected angles of shape (N, 2), N >= 1; got {tuple(self.angles_N2.shape)}")
+
+    def sample(self, count: int, generator: torch.Generator) -> Camera:
+        index_B = torch.randint(len(self.angles_N2), (count,), generator=generator, device=generator.device)
+        angles_B2 = self.angles_N2[index_B]
+        return orbit_camera(angles_B2[:, 0], angles_B2[:, 1], self.radius, self.field_of_view_rad)
+
+
+def camera_distribution(config: CameraConfig, dataset_angles_N2: Tensor) -> CameraDistribution:
+    """The distribution of a configuration.
+
+    dataset_angles_N2: (rotation, polar angle) in radians of the training images; used by `distribution: dataset`.
+    """
+    orbit = config.orbit
+    radius, field_of_view_rad = orbit.radius, math.radians(orbit.field_of_view_deg)
+    if config.distribution == "dataset":
+        return EmpiricalOrbit(dataset_angles_N2, radius, field_of_view_rad)
+    low_r, high_r = (math.radians(angle) for angle in orbit.rotation_deg)
+    low_e, high_e = (math.radians(90.0 - angle) for angle in reversed(orbit.elevation_deg))
+    if orbit.elevation_distribution == "normal":
+        return NormalElevationOrbit(
+            math.radians(90.0 - orbit.elevation_mean_deg),
+            math.radians(orbit.elevation_std_deg),
+            (low_e, high_e),
+            (low_r, high_r),
+            radius,
+            field_of_view_rad,
+        )
+    return UniformOrbit((low_r, high_r), (low_e, high_e), radius, field_of_view_rad)
+
+
+def preview_cameras(orbit: OrbitSettings, count: int, start_rad: float = 0.0) -> Camera:
+    """A turntable at the settings' distance and lens, from an elevation that 60 % of their cameras are below."""
+    elevation_rad = math.radians(90.0 - orbit.elevation_at(0.6))
+    return turntable(count, elevation_rad, start_rad, orbit.radius, math.radians(orbit.field_of_view_deg))
 
 
 def turntable(

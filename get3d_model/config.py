@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from get3d_model.camera_settings import CameraConfig
 from get3d_model.errors import InputError
 from get3d_model.limits import check_psi, check_texture_resolution
 
@@ -230,6 +231,7 @@ class Config:
     name: str = "car_1024"
     meshes: MeshesConfig = field(default_factory=MeshesConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
+    cameras: CameraConfig = field(default_factory=CameraConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.splits import hash_split, read_split_files
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, sha256_json
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 SPLIT_NAMES = ("train", "val", "test")
-# Elevations above the horizon of the published data sets, degrees.
-ELEVATION_RANGE_DEG = (0.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -125,20 +125,25 @@ def _words_after(path: Path, keys: tuple[str, ...]) -> list[str]:
     return result
 
 
-def view_angles(shape_id: str, views: int, seed: int) -> list[ViewAngles]:
-    """Random directions of a shape's cameras: uniform in [0, 360) and `ELEVATION_RANGE_DEG` degrees.
+def view_angles(
+    shape_id: str, views: int, seed: int, cameras: OrbitSettings = PUBLISHED_ORBIT
+) -> list[ViewAngles]:
+    """Random directions of a shape's cameras, distributed as `cameras` says.
 
     They come from a hash of (seed, shape, view) and nothing else, so that neither other shapes, the number of
     workers and views, nor a version of a random number library has a say.
     """
-    low, high = ELEVATION_RANGE_DEG
+    low, high = cameras.rotation_deg
     result = []
     for view in range(views):
         digest = hashlib.sha256(f"camera/{seed}/{shape_id}/{view}".encode()).digest()
         rotation, elevation = (int.from_bytes(digest[i : i + 6], "big") / 2**48 for i in (0, 6))
         # Rounded down to a micro-degree: short numbers in the files, and never 360.
         result.append(
-            ViewAngles(int(360e6 * rotation) / 1e6, low + int((high - low) * 1e6 * elevation) / 1e6)
+            ViewAngles(
+                low + int((high - low) * 1e6 * rotation) / 1e6,
+                math.floor(cameras.elevation_at(elevation) * 1e6) / 1e6,
+            )
         )
     return result
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from get3d_model.camera_settings import CameraConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest side of every mesh, world units (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="of the cameras and of a split by hash (default: %(default)s)")
+    add(
+        "--cameras",
+        default="car",
+        metavar="PRESET|FILE",
+        help="car, chair, motorbike, house, animal or person, or a params file whose `cameras` section says where"
+        " they stand (default: %(default)s)",
+    )
     add("--workers", type=int, help="processes; one per processor unless given")
     add(
         "--splits",
@@ -59,7 +70,14 @@ def run(args: argparse.Namespace) -> None:
     from components.render.progress import log
     from components.render.settings import PixelSettings, RenderOptions
 
-    pixels = PixelSettings(args.views, args.resolution, args.supersample, args.scale, args.seed)
+    pixels = PixelSettings(
+        args.views,
+        args.resolution,
+        args.supersample,
+        args.scale,
+        args.seed,
+        cameras=_cameras(args.cameras).orbit,
+    )
     options = RenderOptions(
         args.meshes,
         args.out,
@@ -81,6 +99,21 @@ def run(args: argparse.Namespace) -> None:
             f" ({report.rendered} rendered, {report.reused} kept, {len(report.rejected)} set aside)"
             f" in {report.seconds:.0f} s"
         )
+
+
+def _cameras(text: str) -> CameraConfig:
+    """A preset's name, or a params file. Raises InputError."""
+    from get3d_model.camera_settings import CAMERA_PRESETS, CameraConfig
+    from get3d_model.config import load_config
+    from get3d_model.errors import InputError
+
+    if text in CAMERA_PRESETS:
+        return CameraConfig(text)
+    if not Path(text).is_file():
+        raise InputError(
+            f"--cameras {text!r} is neither one of {', '.join(CAMERA_PRESETS)} nor a params file"
+        )
+    return load_config(Path(text)).cameras
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.render.inputs import ELEVATION_RANGE_DEG
-from get3d_model.cameras import FIELD_OF_VIEW_RAD, ORBIT_RADIUS
+from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.base import PNG_COMPRESS_LEVEL
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_json
 from get3d_model.rendering.mesh_renderer import Lighting
 
-FOV_DEG = round(math.degrees(FIELD_OF_VIEW_RAD), 6)
 LAYOUTS = ("shards", "published", "both")
 
 
@@ -30,6 +27,7 @@ class PixelSettings:
 
     views: images per shape. resolution: pixels. supersample: samples per pixel along each side.
     scale: longest side of a normalised mesh in world units. seed: of the camera directions.
+    cameras: where they stand.
     """
 
     views: int = 24
@@ -38,6 +36,7 @@ class PixelSettings:
     scale: float = 0.8
     seed: int = 0
     lighting: Lighting = field(default_factory=Lighting)
+    cameras: OrbitSettings = PUBLISHED_ORBIT
 
     def __post_init__(self) -> None:
         _check(1 <= self.views <= 1000, f"--views must be 1 to 1000, not {self.views}")
@@ -46,10 +45,26 @@ class PixelSettings:
         _check(0.0 < self.scale <= 1.0, f"--scale must be above 0 and at most 1, not {self.scale}")
         _check(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
 
+    @property
+    def fov_deg(self) -> float:
+        return round(self.cameras.field_of_view_deg, 6)
+
     def describe(self) -> dict[str, Any]:
         """For the manifest: these and the constants behind the pixels."""
         lighting = asdict(self.lighting).items()
+        cameras = self.cameras
+        # Named only where they differ, so that a data set rendered before they could be set is still current.
+        unusual: dict[str, Any] = {}
+        if cameras.rotation_deg != PUBLISHED_ORBIT.rotation_deg:
+            unusual["rotation_range_deg"] = list(cameras.rotation_deg)
+        if cameras.elevation_distribution != "uniform":
+            unusual["elevation_distribution"] = [
+                cameras.elevation_distribution,
+                cameras.elevation_mean_deg,
+                cameras.elevation_std_deg,
+            ]
         return {
+            **unusual,
             "views": self.views,
             "resolution": self.resolution,
             "supersample": self.supersample,
@@ -59,9 +74,9 @@ class PixelSettings:
             "lighting": {
                 name: list(value) if isinstance(value, tuple) else value for name, value in lighting
             },
-            "radius": ORBIT_RADIUS,
-            "fov_deg": FOV_DEG,
-            "elevation_range_deg": list(ELEVATION_RANGE_DEG),
+            "radius": cameras.radius,
+            "fov_deg": self.fov_deg,
+            "elevation_range_deg": list(cameras.elevation_deg),
             "png_compress_level": PNG_COMPRESS_LEVEL,
         }
 

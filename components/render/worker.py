@@ -5,6 +5,7 @@ Shape legend: B views, H W image height and width, 4 RGBA channels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 
 from components.render.inputs import view_angles
 from components.render.pool import FatalError
-from components.render.settings import FOV_DEG, PixelSettings
-from get3d_model.cameras import ORBIT_RADIUS, orbit_camera, turntable
+from components.render.settings import PixelSettings
+from get3d_model.cameras import orbit_camera, turntable
 from get3d_model.data.base import View, polar_angles_rad
 from get3d_model.data.shards import encode_piece
 from get3d_model.errors import InputError
@@ -66,7 +67,7 @@ def make_handler(
     def handle(task: RenderTask) -> None:
         try:
             views = render_shape(task, settings, render)
-            piece = encode_piece(task.shape_id, views, ORBIT_RADIUS, FOV_DEG)
+            piece = encode_piece(task.shape_id, views, settings.cameras.radius, settings.fov_deg)
         except InputError as error:
             # The report names the file beside the reason, relative to the mesh folder.
             raise InputError(str(error).removeprefix(f"{task.path}: ")) from error
@@ -83,14 +84,17 @@ def make_handler(
 def render_shape(task: RenderTask, settings: PixelSettings, render: RenderFunction) -> Iterator[View]:
     """Yields all views of a mesh. Raises InputError for a mesh that cannot be read or shows nothing."""
     mesh = normalize(load_textured_mesh(task.path), settings.scale)
-    angles = view_angles(task.shape_id, settings.views, settings.seed)
+    angles = view_angles(task.shape_id, settings.views, settings.seed, settings.cameras)
     radians_B2 = torch.from_numpy(
         polar_angles_rad(
             np.array([view.rotation_deg for view in angles]),
             np.array([view.elevation_deg for view in angles]),
         )
     )
-    camera = orbit_camera(radians_B2[:, 0], radians_B2[:, 1])
+    cameras = settings.cameras
+    camera = orbit_camera(
+        radians_B2[:, 0], radians_B2[:, 1], cameras.radius, math.radians(cameras.field_of_view_deg)
+    )
     step = max(1, BYTES_PER_CALL // (4 * settings.resolution**2))
     visible = False
     for first in range(0, settings.views, step):

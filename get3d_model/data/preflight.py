@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from get3d_model.camera_settings import CameraConfig
 from get3d_model.data.base import SampleSource
 from get3d_model.data.dataset import images_of_split, open_source, read_pixels, select_split
 from get3d_model.data.shard_source import ShardSource
@@ -24,6 +25,9 @@ from get3d_model.files import sha256_file
 DECODE_ALL_UP_TO = 5000
 DECODE_SAMPLE = 2000
 _NAMES_IN_MESSAGE = 5
+# Cameras this far outside of the configured range, in degrees, count as outside; more than this share is told.
+_CAMERA_TOLERANCE_DEG = 0.5
+_CAMERAS_OUTSIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def preflight(
     data_dir: Path,
     *,
     resolution: int,
+    cameras: CameraConfig | None = None,
     splits: Iterable[str] = ("train",),
     split_files: Mapping[str, Path] | None = None,
     category: str | None = None,
@@ -79,6 +84,7 @@ def preflight(
 ) -> DatasetSummary:
     """Checks the data set in `data_dir` for training at `resolution` pixels.
 
+    cameras: those that generated shapes will be seen by; None: not compared with the data set's.
     splits: those that must exist and hold images. split_files, category: as for `open_source`.
     full: decode every image and compare the hash of every shard, however large the data set is.
     seed: of the choice of images when not all are decoded.
@@ -93,6 +99,8 @@ def preflight(
         )
     warnings = _check_splits(source, list(splits))
     _check_cameras(source)
+    if cameras is not None:
+        warnings += _compare_cameras(source, cameras)
     if full and isinstance(source, ShardSource):
         _check_hashes(source)
     chosen = _choose(len(source.table), full, seed)
@@ -160,6 +168,35 @@ def _check_cameras(source: SampleSource) -> None:
             f"{source.path}: no rotation is above {highest:.2f}, so the cameras seem to be in radians;"
             " write them in degrees"
         )
+
+
+def _compare_cameras(source: SampleSource, cameras: CameraConfig) -> list[str]:
+    """Generated shapes must be seen as the real ones are, or the discriminator tells them by the camera."""
+    orbit = cameras.orbit
+    stored = source.manifest.settings if isinstance(source, ShardSource) else {}
+    for name, key, value in (
+        ("radius", "radius", orbit.radius),
+        ("field_of_view_deg", "fov_deg", orbit.field_of_view_deg),
+    ):
+        if key in stored and abs(stored[key] - value) > 1e-3:
+            raise InputError(
+                f"{source.path} was rendered with a camera {name} of {stored[key]:g}, the configuration has"
+                f" {value:g}; set cameras.{name} to {stored[key]:g} or render again"
+            )
+    if cameras.distribution == "dataset":
+        return []
+    table, warnings = source.table, []
+    for name, values_N, (low, high) in (
+        ("rotation", table.rotation_deg_N, orbit.rotation_deg),
+        ("elevation", table.elevation_deg_N, orbit.elevation_deg),
+    ):
+        outside = (values_N < low - _CAMERA_TOLERANCE_DEG) | (values_N > high + _CAMERA_TOLERANCE_DEG)
+        if outside.mean() > _CAMERAS_OUTSIDE:
+            warnings.append(
+                f"{outside.mean():.0%} of the cameras have their {name} outside of {low:g} to {high:g} degrees, where"
+                f" generated shapes are seen from; set cameras.{name}_deg, or cameras.distribution: dataset"
+            )
+    return warnings
 
 
 def _check_hashes(source: ShardSource) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.cameras import UniformOrbit
+from get3d_model.cameras import CameraDistribution
 from get3d_model.config import Config, TrainingConfig
 from get3d_model.generator import build_generator
 from get3d_model.networks.discriminator import Discriminator
@@ -75,7 +75,7 @@ class TrainingStep:
         return figures
 
 
-def build_training_step(config: Config, world: World) -> TrainingStep:
+def build_training_step(config: Config, world: World, cameras: CameraDistribution) -> TrainingStep:
     """Networks with the same initial weights on every rank, their optimizers and the moving average, on the rank's device."""
     training, model, device = config.training, config.model, world.device
     torch.manual_seed(training.seed)
@@ -108,7 +108,7 @@ def build_training_step(config: Config, world: World) -> TrainingStep:
         ),
     )
     half_dtype = torch.bfloat16 if device.type == "cuda" and half_blocks else torch.float32
-    phases = Phases(generator, discriminator, make_rasterizer(device), UniformOrbit(), training, half_dtype)
+    phases = Phases(generator, discriminator, make_rasterizer(device), cameras, training, half_dtype)
     return TrainingStep(phases, modules, world, training)
 
 

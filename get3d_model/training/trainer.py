@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.cameras import turntable
+from get3d_model.cameras import camera_distribution, preview_cameras
 from get3d_model.config import Config, config_to_dict
 from get3d_model.data.dataset import RenderedDataset, to_training_tensor
 from get3d_model.data.manifest import MANIFEST_NAME
@@ -85,13 +85,16 @@ class Trainer:
             )
         self.config, self.out, self.world = config, Path(out), world
         self.local_batch = training.batch_size // world.size
-        self.summary = preflight(Path(data_dir), resolution=config.model.image_resolution)
+        self.summary = preflight(
+            Path(data_dir), resolution=config.model.image_resolution, cameras=config.cameras
+        )
         self.dataset = RenderedDataset(
             Path(data_dir), "train", cache_bytes=CACHE_BYTES, threads=training.data_workers
         )
         self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
 
-        self.train = build_training_step(config, world)
+        cameras = camera_distribution(config.cameras, torch.from_numpy(self.dataset.angles_N2))
+        self.train = build_training_step(config, world, cameras)
         self.modules = self.train.modules
         identity = ModelIdentity(config.name, 0.0, "")
         self.preview = Sampler(
@@ -250,7 +253,7 @@ class Trainer:
     def _save_grid(self) -> None:
         """Samples of the EMA generator: fixed seeds over columns and rows, at cameras that go around."""
         count = GRID_COLUMNS * GRID_ROWS
-        camera = turntable(count, start_rad=math.radians(30.0))
+        camera = preview_cameras(self.config.cameras.orbit, count, start_rad=math.radians(30.0))
         pictures = []
         for first in range(0, count, GRID_COLUMNS):
             styles = self.preview.styles(range(first, first + GRID_COLUMNS))

@@ -21,6 +21,7 @@ from components.render.inputs import view_angles
 from components.render.job import RenderStopped, render_dataset
 from components.render.pool import TaskResult, run_one
 from components.render.settings import PixelSettings, RenderOptions
+from get3d_model.camera_settings import CAMERA_PRESETS, PUBLISHED_ORBIT
 from get3d_model.data.dataset import RenderedDataset
 from get3d_model.data.manifest import read_manifest
 from get3d_model.data.preflight import preflight
@@ -239,7 +240,8 @@ def test_bad_meshes_are_set_aside(meshes, reference, tmp_path, capfd, request):
     assert (retried.rendered, retried.reused, list(retried.rejected)) == (0, 5, ["bug"])
 
 
-def test_pictures_and_cameras_of_the_real_renderer_agree(tmp_path, in_process):
+@pytest.mark.parametrize("orbit", [PUBLISHED_ORBIT, CAMERA_PRESETS["house"]], ids=["published", "house"])
+def test_pictures_and_cameras_of_the_real_renderer_agree(orbit, tmp_path, in_process):
     # A red and a blue cube, mirrored at the origin, so that normalising only scales them.
     corner_83 = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
     quads_64 = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
@@ -251,8 +253,9 @@ def test_pictures_and_cameras_of_the_real_renderer_agree(tmp_path, in_process):
     (tmp_path / "meshes").mkdir()
     mesh = TexturedMesh(vertices_V3, np.concatenate([faces_F3, faces_F3 + 8]), uvs_V2, texture)
     save_mesh(mesh, tmp_path / "meshes/cubes.glb")
-    pixels = PixelSettings(views=12, resolution=64, supersample=2)
+    pixels = PixelSettings(views=12, resolution=64, supersample=2, cameras=orbit)
     options = RenderOptions(tmp_path / "meshes", tmp_path / "out", pixels, layout="published", category="c")
+    focal = 1 / np.tan(np.deg2rad(orbit.field_of_view_deg) / 2)
     assert render_dataset(options).images == 12
     red_3 = centre_3 * 0.8 / np.ptp(vertices_V3, axis=0).max()
     cameras = tmp_path / "out/camera/c/cubes"
@@ -262,15 +265,15 @@ def test_pictures_and_cameras_of_the_real_renderer_agree(tmp_path, in_process):
     ):
         # The published convention, written out anew.
         theta, phi = -np.deg2rad(rotation) - np.pi / 2, np.deg2rad(90 - elevation)
-        eye = 1.2 * np.array([np.sin(phi) * np.cos(theta), np.cos(phi), np.sin(phi) * np.sin(theta)])
-        forward = -eye / 1.2
+        eye = orbit.radius * np.array([np.sin(phi) * np.cos(theta), np.cos(phi), np.sin(phi) * np.sin(theta)])
+        forward = -eye / orbit.radius
         right = np.cross(forward, [0, 1, 0])
         right /= np.linalg.norm(right)
         up = np.cross(right, forward)
         expected = []
         for point in (red_3, -red_3):
             depth = (point - eye) @ forward
-            x, y = 35 / 16 * ((point - eye) @ right) / depth, 35 / 16 * ((point - eye) @ up) / depth
+            x, y = focal * ((point - eye) @ right) / depth, focal * ((point - eye) @ up) / depth
             expected.append([(1 - y) / 2 * 64, (1 + x) / 2 * 64])
         if np.linalg.norm(np.subtract(*expected)) < 16:
             continue  # one cube may hide the other

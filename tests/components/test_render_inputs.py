@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from components.render.inputs import (
     MeshFile,
@@ -13,6 +14,7 @@ from components.render.inputs import (
     split_shapes,
     view_angles,
 )
+from get3d_model.camera_settings import OrbitSettings
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
 
@@ -98,6 +100,21 @@ def test_view_angles_cover_the_ranges_uniformly():
         steps = np.arange(1, len(unit) + 1) / len(unit)
         assert np.abs(np.sort(unit) - steps).max() < 1.95 / len(unit) ** 0.5
     assert abs(np.corrcoef(rotation, elevation)[0, 1]) < 0.1
+
+
+def test_view_angles_are_where_the_cameras_stand():
+    orbit = OrbitSettings(
+        (90.0, 180.0),
+        (-20.0, 60.0),
+        elevation_distribution="normal",
+        elevation_mean_deg=5.0,
+        elevation_std_deg=20.0,
+    )
+    angles = [view for shape in range(100) for view in view_angles(f"shape{shape}", 24, 0, orbit)]
+    rotation = np.array([view.rotation_deg for view in angles])
+    elevation = np.array([view.elevation_deg for view in angles])
+    assert stats.kstest(rotation, stats.uniform(90, 90).cdf).pvalue > 1e-3
+    assert stats.kstest(elevation, stats.truncnorm(-1.25, 2.75, loc=5, scale=20).cdf).pvalue > 1e-3
 
 
 def test_view_angles_depend_on_shape_seed_and_view_only():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from get3d_model.camera_settings import CameraConfig
 from get3d_model.data import preflight as preflight_module
 from get3d_model.data.base import View
+from get3d_model.data.manifest import read_manifest, write_manifest
 from get3d_model.data.preflight import preflight
 from get3d_model.data.shards import INDEX_NAME
 from get3d_model.errors import InputError
@@ -275,3 +277,29 @@ def test_disjoint_splits_are_kept(published, tmp_path):
         path.write_text("\n".join(SPLITS[name]))
     summary = preflight(published, resolution=RESOLUTION, splits=("train", "val"), split_files=files)
     assert summary.split_shapes == {"train": 3, "val": 2}
+
+
+def test_cameras_that_do_not_fit_the_configuration(shards, published):
+    """The synthetic data sets look from 0 to 30 degrees, all around, without settings in their manifest."""
+    for data_dir in (shards, published):
+        fitting = (CameraConfig(), CameraConfig("house", distribution="dataset"))
+        assert all(preflight(data_dir, resolution=RESOLUTION, cameras=c).warnings == () for c in fitting)
+        (warning,) = preflight(data_dir, resolution=RESOLUTION, cameras=CameraConfig("person")).warnings
+        assert re.match(r"\d+% of the cameras have their elevation outside of 0 to 20 degrees", warning)
+        assert "cameras.elevation_deg" in warning and "distribution: dataset" in warning
+        half = CameraConfig(rotation_deg=(0.0, 180.0))
+        (warning,) = preflight(data_dir, resolution=RESOLUTION, cameras=half).warnings
+        assert "rotation outside of 0 to 180" in warning
+
+
+def test_the_distance_and_lens_of_the_renderer_must_be_the_models(shards):
+    settings = {"radius": 1.2, "fov_deg": 49.134343}
+    write_manifest(shards, replace(read_manifest(shards), settings=settings))
+    assert preflight(shards, resolution=RESOLUTION, cameras=CameraConfig()).warnings == ()
+    _fails(
+        shards,
+        "radius of 1.2, the configuration has 2; set cameras.radius to 1.2",
+        cameras=CameraConfig("house"),
+    )
+    lens = CameraConfig(field_of_view_deg=30.0)
+    _fails(shards, r"field_of_view_deg of 49.1343, the configuration has 30; set cameras.field", cameras=lens)
