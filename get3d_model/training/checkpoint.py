@@ -11,6 +11,7 @@ is no other state to store, and a resumed run draws what an uninterrupted one wo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from get3d_model.config import config_from_dict, config_to_dict
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, write_json_atomic
 from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
@@ -133,7 +135,14 @@ def load_checkpoint(folder: Path, modules: TrainedModules) -> TrainingState:
 def what_changed(
     saved: dict[str, Any], current: dict[str, Any], dataset_saved: Any, dataset: Any
 ) -> str | None:
-    """The first setting that a checkpoint and the current run disagree on and that matters; None when none does."""
+    """The first setting that a checkpoint and the current run disagree on and that matters; None when none does.
+
+    A setting that the checkpoint does not name is newer than it: it had its default then, as it has it now if the
+    current value is that.
+    """
+    # One that names a setting that is no more fails to build; the comparison finds it.
+    with contextlib.suppress(InputError):
+        saved = config_to_dict(config_from_dict(saved, "checkpoint"))
     for section in sorted(saved.keys() | current.keys()):
         allowed = RESUMABLE_CHANGES.get(section, set())
         if allowed is None:
