@@ -80,6 +80,8 @@ class ModelConfig:
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8
+    num_classes: int = 0
+    """Classes of a class-conditional model, as many as the data set has; 0: none, the published model."""
     tri_plane_resolution: int = 256
     tri_plane_features: int = 32
     """Features of one plane."""
@@ -123,6 +125,7 @@ class ModelConfig:
             "texture_features",
         ):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        _check(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
         for name, low in (("tri_plane_resolution", 8), ("image_resolution", 16)):
             value = getattr(self, name)
             _check(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")

@@ -118,8 +118,10 @@ class Generator(nn.Module):
     def __init__(self, config: ModelConfig, extractor: MarchingTetrahedra) -> None:
         super().__init__()
         self.z_dim = config.z_dim
-        self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
-        self.mapping_geo = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
+        self.num_classes = config.num_classes
+        mapping = (config.z_dim, config.w_dim, config.mapping_layers, config.num_classes)
+        self.mapping = MappingNetwork(*mapping)
+        self.mapping_geo = MappingNetwork(*mapping)
         self.synthesis = Synthesis(config, extractor)
 
     @property
@@ -130,10 +132,16 @@ class Generator(nn.Module):
     def num_ws_tex(self) -> int:
         return self.synthesis.generator.num_ws_tex
 
-    def map(self, z_geo_BZ: Tensor, z_tex_BZ: Tensor, truncation_psi: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(ws_geo_BLD, ws_tex_BLD): one w for each, broadcast to all layers."""
-        w_geo_BD = self.mapping_geo(z_geo_BZ, truncation_psi)
-        w_tex_BD = self.mapping(z_tex_BZ, truncation_psi)
+    def map(
+        self,
+        z_geo_BZ: Tensor,
+        z_tex_BZ: Tensor,
+        truncation_psi: float = 1.0,
+        class_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(ws_geo_BLD, ws_tex_BLD): one w for each, broadcast to all layers. class_B: of a class-conditional model."""
+        w_geo_BD = self.mapping_geo(z_geo_BZ, truncation_psi, class_B)
+        w_tex_BD = self.mapping(z_tex_BZ, truncation_psi, class_B)
         return self.broadcast(w_geo_BD, w_tex_BD)
 
     def broadcast(self, w_geo_BD: Tensor, w_tex_BD: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Source: GET3D (Gao et al. 2022), section 3.3; StyleGAN2 (Karras et al. 2020); projection, Miyato & Koyama 2018.
 
-Shape legend: B batch, C channels, H W size, E camera encoding
+Shape legend: B batch, C channels, H W size, E camera encoding, K classes
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.networks.layers import Conv2d, FullyConnected
@@ -92,9 +93,12 @@ class Discriminator(nn.Module):
         clamp: float | None = None,
         mapping_layers: int = 8,
         minibatch_std_group: int = MINIBATCH_STD_GROUP,
+        num_classes: int = 0,
     ) -> None:
+        """num_classes: of a class-conditional model; its one-hot class stands beside the camera encoding."""
         super().__init__()
         self.resolution = resolution
+        self.num_classes = num_classes
         self.half_precision_from = resolution >> num_half_precision_blocks
         self.resolutions = block_resolutions(resolution)[:0:-1]
         self.channels = block_channels(4, channel_base, channel_max)
@@ -111,13 +115,23 @@ class Discriminator(nn.Module):
                 f"{prefix}b4", DiscriminatorEpilogue(self.channels, image_channels, minibatch_std_group)
             )
             self.add_module(
-                f"{prefix}mapping", ConditionMapping(CAMERA_ENCODING_DIM, self.channels, mapping_layers)
+                f"{prefix}mapping",
+                ConditionMapping(CAMERA_ENCODING_DIM + num_classes, self.channels, mapping_layers),
             )
 
     def forward(
-        self, rgba_B4HW: Tensor, angles_B2: Tensor, half_dtype: torch.dtype = torch.float32
+        self,
+        rgba_B4HW: Tensor,
+        angles_B2: Tensor,
+        half_dtype: torch.dtype = torch.float32,
+        class_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """class_B: int64, needed if and only if the network has classes. Raises ValueError otherwise."""
+        if (class_B is not None) != bool(self.num_classes):
+            raise ValueError(f"a discriminator of {self.num_classes} classes was given class_B={class_B}")
         encoding_BE = encode_camera(angles_B2)
+        if class_B is not None:
+            encoding_BE = torch.cat([encoding_BE, F.one_hot(class_B, self.num_classes).float()], dim=1)
         return (
             self._score("", rgba_B4HW[:, :3], encoding_BE, half_dtype),
             self._score("mask_", rgba_B4HW[:, 3:], encoding_BE, half_dtype),

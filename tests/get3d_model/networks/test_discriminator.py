@@ -89,3 +89,26 @@ def test_half_precision_blocks_stay_close() -> None:
     for a, b in zip(exact, half, strict=True):
         assert b.dtype == torch.float32 and not torch.equal(a, b)
         assert torch.allclose(a, b, atol=0.05 * float(a.abs().max() + 1))
+
+
+def test_the_class_is_part_of_the_condition() -> None:
+    """The same picture and camera score differently as another class; without classes the names stay published."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = Discriminator(32, 256, 16)
+        network = Discriminator(32, 256, 16, num_classes=3).requires_grad_(False)
+    assert plain.state_dict().keys() == network.state_dict().keys()
+    shapes = {
+        name: (tuple(tensor.shape), tuple(network.state_dict()[name].shape))
+        for name, tensor in plain.state_dict().items()
+        if tensor.shape != network.state_dict()[name].shape
+    }
+    assert shapes == {f"{p}mapping.embed.weight": ((16, 14), (16, 17)) for p in ("", "mask_")}
+    image, angles = torch.randn(1, 4, 32, 32), torch.rand(1, 2)
+    scores = [network(image, angles, class_B=torch.tensor([k])) for k in (0, 1, 0)]
+    for first, other, again in zip(*scores, strict=True):
+        assert torch.equal(first, again) and not torch.allclose(first, other)
+    with pytest.raises(ValueError, match="3 classes"):
+        network(image, angles)
+    with pytest.raises(ValueError, match="0 classes"):
+        plain(image, angles, class_B=torch.tensor([0]))
