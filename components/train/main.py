@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "instead of refusing",
     )
     parser.add_argument(
+        "--init-from",
+        type=Path,
+        help="start from the weights of this checkpoint (fine-tuning, imported or pretrained models); "
+        "a checkpoint in --out goes first",
+    )
+    parser.add_argument(
         "--metrics-textfile", type=Path, help="also write the current metrics here as a Prometheus .prom file"
     )
 
@@ -34,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config)
     world = world_from_environment()
     try:
-        trainer = Trainer(config, args.data, args.out, world)
+        trainer = Trainer(config, args.data, args.out, world, args.init_from)
         if world.is_main:
             print(trainer.summary.describe(), flush=True)
         resumed = trainer.resume(args.restart_on_change)

@@ -17,6 +17,7 @@ from torch import Tensor
 from get3d_model.cameras import CameraDistribution
 from get3d_model.config import Config, TrainingConfig
 from get3d_model.generator import build_generator
+from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.training.checkpoint import TrainedModules
@@ -75,11 +76,16 @@ class TrainingStep:
         return figures
 
 
-def build_training_step(config: Config, world: World, cameras: CameraDistribution) -> TrainingStep:
-    """Networks with the same initial weights on every rank, their optimizers and the moving average, on the rank's device."""
+def build_training_step(
+    config: Config, world: World, cameras: CameraDistribution, grid: TetrahedralGrid | None = None
+) -> TrainingStep:
+    """Networks with the same initial weights on every rank, their optimizers and the moving average, on the rank's device.
+
+    grid: the generator's, where it has one of its own (see `build_generator`).
+    """
     training, model, device = config.training, config.model, world.device
     torch.manual_seed(training.seed)
-    generator = build_generator(model).to(device)
+    generator = build_generator(model, grid).to(device)
     # Uncovered pixels show this bias. Started at the real images' background, the discriminator cannot tell
     # the first images by their background, nor the generator paint it with surfaces.
     torch.nn.init.constant_(generator.synthesis.to_rgb.bias, training.background)

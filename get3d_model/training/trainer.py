@@ -38,6 +38,7 @@ from get3d_model.training.checkpoint import (
     what_changed,
 )
 from get3d_model.training.distributed import World
+from get3d_model.training.initial_weights import initialise_from, starting_grid
 from get3d_model.training.phases import Report
 from get3d_model.training.sink import MetricSink
 from get3d_model.training.step import build_training_step
@@ -76,8 +77,13 @@ class Trainer:
     Everything random is a function of (seed, step, rank), so that a resumed run continues bit for bit on the CPU.
     """
 
-    def __init__(self, config: Config, data_dir: Path, out: Path, world: World) -> None:
-        """Checks the data set, builds the networks. Raises InputError."""
+    def __init__(
+        self, config: Config, data_dir: Path, out: Path, world: World, init_from: Path | None = None
+    ) -> None:
+        """Checks the data set, builds the networks. Raises InputError.
+
+        init_from: checkpoint whose weights the run starts from where `resume` finds none in `out`.
+        """
         training = config.training
         if training.batch_size % world.size:
             raise InputError(
@@ -94,7 +100,9 @@ class Trainer:
         self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
 
         cameras = camera_distribution(config.cameras, torch.from_numpy(self.dataset.angles_N2))
-        self.train = build_training_step(config, world, cameras)
+        self.init_from = init_from
+        grid = starting_grid(self.out, init_from, config.model)
+        self.train = build_training_step(config, world, cameras, grid)
         self.modules = self.train.modules
         identity = ModelIdentity(config.name, 0.0, "")
         self.preview = Sampler(
@@ -104,13 +112,16 @@ class Trainer:
         self.images_seen = 0
 
     def resume(self, restart_on_change: bool = False) -> Path | None:
-        """Continues from the newest checkpoint in `out`, if there is one. Returns its folder.
+        """Continues from the newest checkpoint in `out`, if there is one, and returns its folder.
+
+        Where there is none, the run starts from `init_from`.
 
         Raises InputError when it belongs to another configuration or data set, unless `restart_on_change`,
         which starts afresh (the old checkpoints go when the first new one is written).
         """
         folders = list_checkpoints(self.out)
         if not folders:
+            self._initialise()
             return None
         state = read_state(folders[-1])
         change = what_changed(
@@ -127,10 +138,18 @@ class Trainer:
                 print(f"starting afresh: {change}", flush=True)
                 retire_checkpoints(folders)
             self.world.barrier()
+            self._initialise()
             return None
         state = load_checkpoint(folders[-1], self.modules)
         self.step, self.images_seen = state.step, state.images_seen
         return folders[-1]
+
+    def _initialise(self) -> None:
+        if self.init_from is None:
+            return
+        kimg = initialise_from(self.init_from, self.modules, self.config.model)
+        if self.world.is_main:
+            print(f"starting from the weights of {self.init_from}, trained for {kimg:g} kimg", flush=True)
 
     def run(self, sinks: Sequence[MetricSink] = ()) -> Path:
         """Trains to `total_kimg`; returns the final checkpoint folder.
