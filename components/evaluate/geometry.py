@@ -23,6 +23,7 @@ from get3d_model.mesh_topology import MeshTopology, mesh_topology
 from get3d_model.metrics.chamfer import chamfer_matrix, surface_points
 from get3d_model.metrics.coverage import coverage_score
 from get3d_model.metrics.mesh_quality import mesh_quality
+from get3d_model.metrics.select import make_nearest_distance
 
 BATCH = 8
 
@@ -52,14 +53,14 @@ def evaluate_geometry(
         "truncation_psi": settings.truncation_psi,
     }
     if len(samples_SP3):
-        score = coverage_score(_distances(references_RP3, samples_SP3, "chamfer samples"))
+        score = coverage_score(_distances(references_RP3, samples_SP3, sampler.device, "chamfer samples"))
         metrics |= {"cd_cov": score.cov, "cd_mmd_x1000": score.mmd * 1000}
     else:
         metrics |= {"cd_cov": 0.0, "cd_mmd_x1000": None}
     train = sorted(manifest.splits.get("train") or [])[:count]
     if train:
         control_SP3 = _reference_points(manifest, meshes_dir, train, settings)
-        control = coverage_score(_distances(references_RP3, control_SP3, "chamfer control"))
+        control = coverage_score(_distances(references_RP3, control_SP3, sampler.device, "chamfer control"))
         metrics |= {
             "train_cd_cov": control.cov,
             "train_cd_mmd_x1000": control.mmd * 1000,
@@ -69,11 +70,18 @@ def evaluate_geometry(
     return metrics | quality
 
 
-def _distances(references_RP3: np.ndarray, samples_SP3: np.ndarray, label: str) -> torch.Tensor:
+def _distances(
+    references_RP3: np.ndarray, samples_SP3: np.ndarray, device: torch.device, label: str
+) -> torch.Tensor:
     with tqdm(
         total=len(references_RP3) * len(samples_SP3), desc=label, disable=not sys.stderr.isatty()
     ) as bar:
-        return chamfer_matrix(torch.from_numpy(references_RP3), torch.from_numpy(samples_SP3), bar.update)
+        return chamfer_matrix(
+            torch.from_numpy(references_RP3).to(device),
+            torch.from_numpy(samples_SP3).to(device),
+            bar.update,
+            make_nearest_distance(device),
+        )
 
 
 def _reference_points(

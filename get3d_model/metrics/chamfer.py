@@ -3,7 +3,7 @@
 Source: GET3D (Gao et al. 2022), appendix on evaluation: squared distances averaged over the points, both
 directions summed, meshes scaled to unit longest side.
 
-Shape legend: R references, S samples, P points, Q points
+Shape legend: R references, S samples, B a block of them, P points, Q points
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from get3d_model.mesh_topology import sample_surface
+from get3d_model.metrics.nearest import MatrixProductDistance, NearestDistance
 from get3d_model.types import Mesh, TexturedMesh
 
 
@@ -29,27 +29,23 @@ def surface_points(mesh: Mesh | TexturedMesh, count: int, seed: int) -> np.ndarr
 
 
 def chamfer_matrix(
-    references_RP3: Tensor, samples_SQ3: Tensor, progress: Callable[[int], None] = lambda pairs: None
+    references_RP3: Tensor,
+    samples_SQ3: Tensor,
+    progress: Callable[[int], None] = lambda pairs: None,
+    nearest: NearestDistance | None = None,
 ) -> Tensor:
-    """Chamfer distance of every (reference, sample) pair; RS float32.
+    """Chamfer distance of every (reference, sample) pair; RS float32 on the CPU.
 
-    Squared distances are one matrix product per reference and block of samples, so memory stays bounded.
-    `progress` is told the number of pairs finished since its last call.
+    `progress` is told the number of pairs finished (on a GPU: started) since its last call. `nearest`: what
+    finds the nearest points, our own by default (see metrics/select.py); it bounds the memory.
     """
-    result_RS = torch.empty(len(references_RP3), len(samples_SQ3))
-    # 2^23 distances, 32 MB, at a time.
-    block = max(1, (1 << 23) // max(1, references_RP3.shape[1] * samples_SQ3.shape[1]))
-    samples_norm_SQ = samples_SQ3.square().sum(dim=-1)
+    nearest = nearest or MatrixProductDistance()
+    result_RS = references_RP3.new_empty(len(references_RP3), len(samples_SQ3))
+    block = nearest.sets_at_once(references_RP3.shape[1], samples_SQ3.shape[1])
     for r, reference_P3 in enumerate(references_RP3):
-        reference_norm_P1 = reference_P3.square().sum(dim=-1, keepdim=True)
         for first in range(0, len(samples_SQ3), block):
             points_BQ3 = samples_SQ3[first : first + block]
-            distance_BPQ = torch.matmul(reference_P3 * -2.0, points_BQ3.transpose(1, 2))
-            distance_BPQ += reference_norm_P1
-            distance_BPQ += samples_norm_SQ[first : first + block, None, :]
-            nearest = distance_BPQ.amin(dim=2).clamp(min=0).mean(dim=1) + distance_BPQ.amin(dim=1).clamp(
-                min=0
-            ).mean(dim=1)
-            result_RS[r, first : first + len(points_BQ3)] = nearest.cpu()
+            forward_BP, backward_BQ = nearest(reference_P3, points_BQ3)
+            result_RS[r, first : first + len(points_BQ3)] = forward_BP.mean(dim=1) + backward_BQ.mean(dim=1)
             progress(len(points_BQ3))
-    return result_RS
+    return result_RS.cpu()
