@@ -1,8 +1,8 @@
 """The cases of dual marching cubes, derived from the geometry of one cube.
 
 Source: Nielson 2004, "Dual Marching Cubes"; Shen et al. 2023, "Flexible Isosurface Extraction for
-Gradient-Based Mesh Optimization" (FlexiCubes), section 3; Wenger 2013, "Isosurfaces: Geometry, Topology, and
-Algorithms", chapter 3, for the ambiguous cases.
+Gradient-Based Mesh Optimization" (FlexiCubes); Wenger 2013, "Isosurfaces: Geometry, Topology, and Algorithms",
+for the ambiguous cases.
 
 How a case follows from the signs of a cube's corners:
 - The surface crosses every cube edge whose ends differ in sign, and meets a cube face in segments that join two
@@ -35,7 +35,7 @@ CUBE_EDGES = (
     (2, 3), (3, 7), (6, 7), (2, 6),
     (0, 2), (1, 3), (5, 7), (4, 6),
 )  # fmt: skip
-# Only the number of distinct crossings bounds a patch; the derivation below checks both.
+# The most patches of any case and the most edges of any patch; `dual_tables` fails where a case has more.
 MAX_PATCHES = 4
 MAX_PATCH_EDGES = 7
 

@@ -1,7 +1,8 @@
 """FlexiCubes over a batch of SDFs on one grid, differentiable in SDF, deformation and weights.
 
-Source: Shen et al. 2023, "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", sections 3 and 4.
-The paper's SDF is negative inside; ours is positive inside, which changes no formula but the side a face looks to.
+Source: Shen et al. 2023, "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization".
+The paper's SDF is negative inside. Ours is positive inside, which changes no formula; faces look to the negative
+side. (The published GET3D hands its positive-inside SDF over unchanged, so its FlexiCubes faces look inward.)
 
 Only the classification visits every cube. All that follows visits the cubes that the surface passes through,
 for all shapes at once; a dual vertex's index is a running count over (shape, cube, patch).
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from get3d_model.isosurface.cube_grid import CubeGrid
 from get3d_model.isosurface.dual_tables import CUBE_EDGES, MAX_PATCHES, dual_tables, quad_edges
-from get3d_model.types import PackedMeshes
+from get3d_model.types import EdgeDeviation, ExtractedSurface, GeometryOutput, PackedMeshes
 
 NUM_WEIGHTS = 21
 ALL_INSIDE = 255
@@ -83,6 +84,8 @@ class FlexiCubes(nn.Module):
     gamma; in evaluation mode two triangles along the better diagonal. A surface that leaves the grid is open there.
     """
 
+    max_deformation_cells = 0.5  # two neighbours that move towards each other meet, but do not pass
+
     def __init__(self, grid: CubeGrid) -> None:
         super().__init__()
         self.grid = grid
@@ -97,6 +100,15 @@ class FlexiCubes(nn.Module):
             ("cube_edges", CUBE_EDGES),
         ):
             self.register_buffer(name, torch.as_tensor(array), persistent=False)
+
+    def surface(self, geometry: GeometryOutput) -> ExtractedSurface:
+        """See `IsosurfaceExtractor`; the weights of empty shapes, too, get no gradient."""
+        cubes = self.surface_cubes(geometry.sdf_BN)
+        raw_S21 = cubes.gather(geometry.weights_BQ21)
+        empty_S1 = geometry.empty_B[cubes.shape_S][:, None]
+        raw_S21 = torch.where(empty_S1, raw_S21.detach(), raw_S21)
+        output = self.extract(cubes, geometry.sdf_BN, geometry.deform_BN3, raw_S21)
+        return ExtractedSurface(output.meshes, EdgeDeviation(output.deviation_D7, output.used_D7))
 
     def forward(self, sdf_BN: Tensor, deform_BN3: Tensor, raw_weights_BQ21: Tensor) -> FlexiCubesOutput:
         """sdf_BN, deform_BN3 (world units), raw weights (12 beta, 8 alpha, 1 gamma) -> meshes and deviations."""
@@ -173,9 +185,9 @@ class FlexiCubes(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(positions, distance deviations, slots in use).
 
-        Paper, eq. 7 and 8: the dual vertex is the beta-weighted mean of the crossings of its patch's edges,
-        which interpolate with alpha-scaled SDF values. The deviation (eq. 10) is taken to the plain crossings,
-        which all cubes at an edge share; so in the reference arrays.
+        Paper: the dual vertex is the beta-weighted mean of the crossings of its patch's edges, which interpolate
+        with alpha-scaled SDF values. The deviation is taken to the plain crossings, which all cubes at an edge
+        share; the reference arrays agree with no other reading.
         """
         shape_D, cube_D, case_D = surface.shape_S[slot_D], surface.cube_S[slot_D], surface.case_S[slot_D]
         edges_D7, size_D1 = self.patch_edges[case_D, patch_D], self.patch_size[case_D, patch_D][:, None]
@@ -246,7 +258,7 @@ def split_at_midpoint(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four triangles per quad: (vertices_V3, faces_F3, dual vertices per shape, midpoints per shape).
 
-    Paper, section 4: the midpoint is the mean of the midpoints of both diagonals, weighted by the product of
+    Paper (flexible quad splitting): the midpoint is the mean of the midpoints of both diagonals, weighted by the product of
     their ends' gamma. The dual vertices of a shape come first, then its midpoints.
     """
     corners_K43 = vertices_D3[duals_K4]

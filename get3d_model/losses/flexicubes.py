@@ -1,6 +1,6 @@
 """Regularisers of FlexiCubes, unweighted.
 
-Source: Shen et al. 2023 (FlexiCubes), section 4.3; GET3D weighs them 0.5 and 0.1.
+Source: Shen et al. 2023 (FlexiCubes), regularisers; GET3D weighs them 0.5 and 0.1.
 
 Shape legend: D dual vertices of a batch, 7 slots for the edges of a dual vertex's patch
 """
