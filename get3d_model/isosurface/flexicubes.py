@@ -98,6 +98,10 @@ class FlexiCubes(nn.Module):
             ("problem_face", tables.problem_face_256),
             ("quad_edges", quad_edges()),
             ("cube_edges", CUBE_EDGES),
+            # For the edge from corner 0 along each axis: its other end's bit in a code, and the lower face along
+            # the axis two further on.
+            ("edge_end_bit", (2, 4, 16)),
+            ("second_lower_face", (4, 0, 2)),
         ):
             self.register_buffer(name, torch.as_tensor(array), persistent=False)
 
@@ -216,11 +220,9 @@ class FlexiCubes(nn.Module):
         lower_S3 = self.grid.neighbors_Q6[surface.cube_S][:, 0::2].long()
         # Cyclic axes: for the edge along `axis`, the cubes below in axis + 1, in axis + 2, and in both.
         below_b_S3, below_c_S3 = lower_S3.roll(-1, dims=1), lower_S3.roll(-2, dims=1)
-        lower_faces_3 = torch.tensor([4, 0, 2], device=lower_S3.device)
-        below_bc_S3 = self.grid.neighbors_Q6[below_b_S3.clamp(min=0), lower_faces_3].long()
+        below_bc_S3 = self.grid.neighbors_Q6[below_b_S3.clamp(min=0), self.second_lower_face].long()
         inside_S1 = surface.code_S[:, None] & 1 != 0
-        axis_bits_3 = torch.tensor([2, 4, 16], device=lower_S3.device)
-        crossed_S3 = (surface.code_S[:, None] & axis_bits_3 != 0) != inside_S1
+        crossed_S3 = (surface.code_S[:, None] & self.edge_end_bit != 0) != inside_S1
         crossed_S3 = crossed_S3 & (below_b_S3 >= 0) & (below_c_S3 >= 0) & (below_bc_S3 >= 0)
         slot_K, axis_K = crossed_S3.nonzero(as_tuple=True)
 
@@ -248,9 +250,11 @@ def interpolate_zero(ends_D723: Tensor, values_D72: Tensor) -> Tensor:
 
 def split_along_diagonal(duals_K4: Tensor, diagonal_K2: Tensor) -> Tensor:
     """Two triangles per quad, along the diagonal of greater weight; F3."""
-    first_K1 = diagonal_K2[:, :1] > diagonal_K2[:, 1:]
-    faces_K6 = torch.where(first_K1, duals_K4[:, [0, 1, 2, 0, 2, 3]], duals_K4[:, [0, 1, 3, 1, 2, 3]])
-    return faces_K6.view(-1, 3)
+    along_first_K = diagonal_K2[:, 0] > diagonal_K2[:, 1]
+    a, b, c, d = duals_K4.unbind(dim=1)
+    # Triangles abc and acd, or abd and bcd: only the third and the fourth entry differ.
+    third_K, fourth_K = torch.where(along_first_K, c, d), torch.where(along_first_K, a, b)
+    return torch.stack([a, b, third_K, fourth_K, c, d], dim=1).view(-1, 3)
 
 
 def split_at_midpoint(
