@@ -263,3 +263,26 @@ def test_reference_arrays():
 def triangles(faces_F3):
     """Each triangle rotated so that its smallest index comes first."""
     return {min((a, b, c), (b, c, a), (c, a, b)) for a, b, c in faces_F3.tolist()}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@MODES
+def test_the_gpu_agrees_with_the_cpu(training):
+    extractor = FlexiCubes(cube_grid(12, 1.0)).train(training)
+    inputs = random_shapes(extractor.grid, 3, seed=11)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.to(device).requires_grad_(True) for t in inputs]
+        output = extractor.to(device)(*leaves)
+        loss = output.meshes.vertices_V3.square().sum() + output.deviation_D7.sum()
+        results.append((output, torch.autograd.grad(loss, leaves)))
+    (cpu, cpu_grads), (gpu, gpu_grads) = results
+    assert torch.equal(cpu.meshes.vertex_ranges_B2, gpu.meshes.vertex_ranges_B2)
+    assert torch.allclose(cpu.meshes.vertices_V3, gpu.meshes.vertices_V3.cpu(), atol=1e-5)
+    # A diagonal of equal weight on either side may fall either way by rounding.
+    differing = (cpu.meshes.faces_F3 != gpu.meshes.faces_F3.cpu()).any(dim=1).float().mean()
+    assert differing < 1e-3
+    for ours, theirs in zip(cpu_grads, gpu_grads, strict=True):
+        scale = float(ours.square().mean().sqrt())
+        assert torch.allclose(ours, theirs.cpu(), atol=1e-3 * scale, rtol=1e-3)
