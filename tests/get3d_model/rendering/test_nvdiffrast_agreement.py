@@ -101,6 +101,29 @@ def test_scenes_leave_little_in_doubt_and_ask_for_every_gradient() -> None:
             assert np.abs(getattr(own, field.name)).max() > 0, (scene.name, field.name)
 
 
+def snapped(scene: Scene, steps: int) -> Scene:
+    """Projected vertices moved to a grid of `steps` points per pixel, as a rasteriser in fixed point does."""
+    half = np.array([scene.resolution[1], scene.resolution[0]]) / 2
+    w_V1 = scene.pos_V4[:, 3:].astype(np.float64)
+    grid_V2 = np.rint(scene.pos_V4[:, :2] / w_V1 * half * steps) / steps
+    pos_V4 = np.concatenate([grid_V2 / half * w_V1, scene.pos_V4[:, 2:]], axis=1).astype(np.float32)
+    return dataclasses.replace(scene, pos_V4=pos_V4)
+
+
+@pytest.mark.parametrize(("steps", "allowed"), [(16, True), (3, False)])
+def test_edges_may_move_by_a_subpixel_step_and_not_by_more(steps: int, allowed: bool) -> None:
+    complaints = []
+    for scene in scenes():
+        if scene.pos_V4[:, 3].min() > 0:
+            moved = snapped(scene, steps)
+            arguments = (torch.from_numpy(moved.faces_F3), torch.from_numpy(moved.ranges_B2))
+            rast = OURS.rasterize(torch.from_numpy(moved.pos_V4), *arguments, scene.resolution).numpy()
+            exact = OURS.rasterize(torch.from_numpy(scene.pos_V4), *arguments, scene.resolution).numpy()
+            assert (rast[..., 3] != exact[..., 3]).any(), f"{scene.name}: no edge passes near a pixel centre"
+            complaints += coverage(scene, exact, rast)
+    assert (complaints == []) == allowed, complaints
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, Recording]:
     """Our own rasteriser in the place of nvdiffrast, through the file."""
