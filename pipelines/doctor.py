@@ -29,7 +29,7 @@ PACKAGES = {
 }
 OPTIONAL = {
     "nvdiffrast": "rasteriser on NVIDIA GPUs; build it from source (see README, 'What needs a GPU')",
-    "kaolin": "GPU comparison tests; build it from source",
+    "kaolin": "Chamfer distance on NVIDIA GPUs, and comparison tests there; build it from source",
 }
 MIN_MEMORY_GB, MIN_DISK_GB = 6, 3
 
