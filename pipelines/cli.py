@@ -21,6 +21,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "walk between two seeds: meshes and a strip of renders",
     ),
     "export": ("components.export.main", "write a Triton model repository"),
+    "import-checkpoint": (
+        "components.import_checkpoint.main",
+        "take over a checkpoint of the published GET3D implementation",
+    ),
+    "export-checkpoint": (
+        "components.export_checkpoint.main",
+        "write a checkpoint in the published format, or as one file",
+    ),
     "serve": ("serving.server", "run the Triton server on this machine"),
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),

@@ -59,13 +59,17 @@ def export(
     # Here and not above, so that `get3d export --help` does not wait for torch.
     import torch
 
+    from get3d_model.bundle import EMA, is_bundle, load_parts
     from get3d_model.inference import GENERATOR_FILE, find_checkpoint
-    from get3d_model.weights import load_tensors
+    from get3d_model.weights import save_tensors
 
     if version is not None and version < 1:
         raise InputError(f"version {version} is not possible; Triton's versions start at 1")
     source = find_checkpoint(checkpoint)
-    tensors, description = load_tensors(source)
+    parts, description = load_parts(source, [EMA])
+    if EMA not in parts or "config" not in description:
+        raise InputError(f"{source}: holds no generator; give the {GENERATOR_FILE} of a checkpoint")
+    tensors = parts[EMA]
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{source}: {name} is not finite; export an earlier checkpoint")
@@ -73,7 +77,11 @@ def export(
     serving = (config or trained).serving
     model_folder = Path(repository) / MODEL_NAME
     with _staging_folder(model_folder) as staged:
-        shutil.copyfile(source, staged / GENERATOR_FILE)
+        if is_bundle(source):
+            # Only what samples; the rest of the model would stay in the server's memory and on its disk.
+            save_tensors(tensors, staged / GENERATOR_FILE, description)
+        else:
+            shutil.copyfile(source, staged / GENERATOR_FILE)
         shutil.copyfile(TEMPLATE_DIR / MODEL_FILE, staged / MODEL_FILE)
         card = ModelCard(
             name=trained.name,
@@ -144,11 +152,12 @@ def _check_same_mesh(source: Path, staged: Path) -> None:
 
 
 def _check_mesh(checkpoint: Path) -> bytes:
-    from get3d_model.inference import Sampler
+    from get3d_model.inference import Sampler, with_extras
     from get3d_model.mesh_io import mesh_bytes
 
     (mesh,) = Sampler.load(checkpoint).generate([CHECK_SEED], texture_resolution=CHECK_TEXTURE_RESOLUTION)
-    return mesh_bytes(mesh, "glb")
+    # Without the file's hash: the generator of a bundle is another file.
+    return mesh_bytes(with_extras(mesh, {}), "glb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

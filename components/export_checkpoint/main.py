@@ -1,0 +1,95 @@
+"""`get3d export-checkpoint`: a checkpoint as a file of the published implementation, or as one safetensors file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+BUNDLE_SUFFIX = ".safetensors"
+GRID_SUFFIX = ".grid.npz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=f"file to write: in the published format, or where it ends with {BUNDLE_SUFFIX} as one weight file "
+        "of ours, for keeping and for get3d train --init-from",
+    )
+    parser.add_argument("--half", action="store_true", help=f"weights as fp16 ({BUNDLE_SUFFIX} only)")
+
+
+def run(args: argparse.Namespace) -> None:
+    import sys
+
+    import torch
+
+    from get3d_model.bundle import EMA, PARTS, load_parts, save_bundle
+    from get3d_model.config import config_from_dict
+    from get3d_model.errors import InputError
+    from get3d_model.generator import build_generator, stored_grid
+    from get3d_model.inference import find_checkpoint
+    from get3d_model.isosurface.grid_file import write_grid
+    from get3d_model.published_file import write_published_file
+    from get3d_model.published_model import to_published
+    from get3d_model.weights import load_module
+
+    if args.out.is_dir():
+        raise InputError(f"{args.out}: is a folder; --out names the file to write")
+    file = find_checkpoint(args.checkpoint)
+    parts, description = load_parts(file)
+    if EMA not in parts or not {"config", "kimg"} <= description.keys():
+        raise InputError(f"{file}: holds no generator; give a checkpoint")
+    for part, state in parts.items():
+        for name, tensor in state.items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{file}: {part} {name} is not finite; export an earlier checkpoint")
+    config = config_from_dict(description["config"], f"{file} header")
+    generator = build_generator(config.model, stored_grid(parts[EMA], config.model, file))
+    load_module(generator, parts[EMA], file)
+    missing = [part for part in PARTS if part not in parts]
+    if missing:
+        print(f"get3d export-checkpoint: warning: {file} has no {' and no '.join(missing)}", file=sys.stderr)
+    if args.out.suffix == BUNDLE_SUFFIX:
+        save_bundle(parts, args.out, description, args.half)
+        print(f"{args.out}: {', '.join(parts)}, {args.out.stat().st_size / 1e6:.1f} MB")
+        return
+    if args.half:
+        raise InputError(
+            f"--half needs an --out that ends with {BUNDLE_SUFFIX}; the published format is fp32"
+        )
+    unknown = [
+        name
+        for name, default in (("initial_shape", None), ("mirror_symmetry", False), ("num_classes", 0))
+        if getattr(config.model, name) != default
+    ]
+    if unknown:
+        raise InputError(
+            f"{file}: was trained with model.{' and model.'.join(unknown)}, which the published model does not have: "
+            f"its shapes would come out wrong; write a {BUNDLE_SUFFIX} file instead"
+        )
+    write_published_file({part: to_published(state) for part, state in parts.items()}, args.out)
+    print(f"{args.out}: {', '.join(parts)} in the published format")
+    grid = generator.synthesis.extractor.grid
+    if hasattr(grid, "tets_T4"):
+        grid_file = args.out.with_suffix(GRID_SUFFIX)
+        write_grid(grid, grid_file)
+        print(f"{grid_file}: the grid it was trained on, resolution {grid.resolution}")
+        print(
+            f"back again with: get3d import-checkpoint {args.out} --tet-grid {grid_file} --tet-res {grid.resolution} "
+            f"--grid-scale {config.model.grid_scale:g} --out FILE"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
