@@ -158,6 +158,9 @@ class TrainingConfig:
     """Images per step over all processes."""
     generator_lr: float = 0.002
     discriminator_lr: float = 0.002
+    views_per_shape: int = 1
+    """Views of every generated shape in a step: batch_size / views_per_shape shapes are generated then. 1 in the
+    published model; more spend less time on shapes and show the discriminators fewer different ones."""
     r1_gamma: float = 40.0
     """R1 weight: car 40, motorbike 80, chair 400 at 1024."""
     r1_interval: int = 16
@@ -184,8 +187,12 @@ class TrainingConfig:
             "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg",
         ):  # fmt: skip
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("batch_size", "r1_interval", "data_workers"):
+        for name in ("batch_size", "views_per_shape", "r1_interval", "data_workers"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        _check(
+            self.batch_size % self.views_per_shape == 0,
+            f"batch_size ({self.batch_size}) must be a multiple of views_per_shape ({self.views_per_shape})",
+        )
         for name in ("r1_gamma", "sdf_regularizer_weight"):
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _check(

@@ -26,6 +26,7 @@ from get3d_model.networks.unified import UnifiedTriPlaneGenerator
 from get3d_model.ops.triplane import LatticeLookup, PointLookup, sample_triplanes
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.surface import visible_surface
+from get3d_model.rendering.views import repeat_meshes
 from get3d_model.types import Camera, GeneratorOutput, GeometryOutput, PackedMeshes, RenderOutput
 
 
@@ -94,10 +95,17 @@ class Synthesis(nn.Module):
         ws_tex_BLD: Tensor,
         resolution: int | None = None,
     ) -> RenderOutput:
-        """Images of mesh b seen by camera b. Uncovered pixels have zero features, that is, `to_rgb`'s bias."""
+        """Images of mesh b seen by cameras b * n ... b * n + n - 1, where there are n cameras per mesh.
+
+        Uncovered pixels have zero features, that is, `to_rgb`'s bias.
+        """
         size = resolution or self.image_resolution
+        shapes = len(meshes)
+        meshes = repeat_meshes(meshes, len(camera) // shapes)
         surface = visible_surface(rasterizer, meshes, camera, size)
-        colors_BP3 = self.point_colors(planes_tex, surface.points_BP3, ws_tex_BLD)
+        # All views of a shape ask its texture field together.
+        points_BP3 = surface.points_BP3.reshape(shapes, -1, 3)
+        colors_BP3 = self.point_colors(planes_tex, points_BP3, ws_tex_BLD).reshape(surface.points_BP3.shape)
         covered_Q3 = colors_BP3[surface.image_Q, surface.slot_Q].float()
         background_3 = self.to_rgb.bias.float()
         rgb_BHW3 = background_3.expand(len(meshes) * size * size, 3).index_put((surface.pixel_Q,), covered_Q3)
@@ -159,7 +167,7 @@ class Generator(nn.Module):
         rasterizer: Rasterizer,
         half_dtype: torch.dtype = torch.float32,
     ) -> GeneratorOutput:
-        """One view of every shape, with everything a training phase needs."""
+        """Views of every shape (see `Synthesis.render` for their order), with everything a training phase needs."""
         synthesis = self.synthesis
         planes_geo, planes_tex = synthesis.planes(ws_geo_BLD, ws_tex_BLD, half_dtype)
         geometry = synthesis.geometry(planes_geo, ws_geo_BLD)

@@ -36,10 +36,11 @@ class TrainingStep:
     world: World
     config: TrainingConfig
 
-    def step(self, real_B4HW: Tensor, angles_B2: Tensor, index: int) -> Report:
+    def step(self, real_B4HW: Tensor, angles_B2: Tensor, index: int, class_B: Tensor | None = None) -> Report:
         """Trains on one batch; returns scalars that are still on the device, so nothing waits for it.
 
         real_B4HW: RGB in [-1, 1] and silhouette in [0, 1]; angles_B2: radians, as `RenderedDataset` gives them.
+        class_B: int64 classes of the images, for a class-conditional model.
         index: number of the step from 0. Everything random in it is a function of (seed, index, rank).
         """
         config, modules, phases = self.config, self.modules, self.phases
@@ -50,7 +51,7 @@ class TrainingStep:
         generator = self._update(modules.generator_optimizer)
 
         modules.discriminator_optimizer.zero_grad(set_to_none=True)
-        report |= phases.discriminator_main(real_B4HW, angles_B2, random)
+        report |= phases.discriminator_main(real_B4HW, angles_B2, random, class_B)
         discriminator = self._update(modules.discriminator_optimizer)
 
         report["gradients/generator_norm"] = generator.norm
@@ -59,7 +60,7 @@ class TrainingStep:
 
         if config.r1_gamma > 0 and index % config.r1_interval == 0:
             modules.discriminator_optimizer.zero_grad(set_to_none=True)
-            report |= phases.discriminator_r1(real_B4HW, angles_B2)
+            report |= phases.discriminator_r1(real_B4HW, angles_B2, class_B)
             r1 = self._update(modules.discriminator_optimizer)
             report["gradients/r1_norm"] = r1.norm
             replaced = replaced + r1.replaced
@@ -77,10 +78,15 @@ class TrainingStep:
 
 
 def build_training_step(
-    config: Config, world: World, cameras: CameraDistribution, grid: TetrahedralGrid | None = None
+    config: Config,
+    world: World,
+    cameras: CameraDistribution,
+    grid: TetrahedralGrid | None = None,
+    class_share_K: Tensor | None = None,
 ) -> TrainingStep:
     """Networks with the same initial weights on every rank, their optimizers and the moving average, on the rank's device.
 
+    class_share_K: how often generated shapes are of each class, for a class-conditional model.
     grid: the generator's, where it has one of its own (see `build_generator`).
     """
     training, model, device = config.training, config.model, world.device
@@ -96,6 +102,7 @@ def build_training_step(
         model.discriminator_channel_max,
         half_blocks,
         model.activation_clamp if half_blocks else None,
+        num_classes=model.num_classes,
     ).to(device)
     for module in (generator, discriminator):
         world.broadcast(module)
@@ -114,7 +121,9 @@ def build_training_step(
         ),
     )
     half_dtype = torch.bfloat16 if device.type == "cuda" and half_blocks else torch.float32
-    phases = Phases(generator, discriminator, make_rasterizer(device), cameras, training, half_dtype)
+    phases = Phases(
+        generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K
+    )
     return TrainingStep(phases, modules, world, training)
 
 

@@ -31,6 +31,8 @@ def test_params_file_is_the_demo_preset():
         ("modle: {}", ["modle", "did you mean model"]),
         ("training: {batch_size: four}", ["training.batch_size", "int", "'four'"]),
         ("training: {batch_size: 0}", ["training", "batch_size", "0"]),
+        ("training: {views_per_shape: 3}", ["batch_size (32)", "views_per_shape (3)"]),
+        ("model: {num_classes: -1}", ["num_classes", "-1"]),
         ("training: {batch_size: true}", ["training.batch_size", "int"]),
         ("training: {generator_lr: .nan}", ["training.generator_lr", "nan"]),
         ("model: {tet_res: 7}", ["model", "tet_res", "even", "7"]),

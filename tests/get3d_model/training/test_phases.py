@@ -36,6 +36,18 @@ def make_phases(**training: Any) -> Phases:
     return Phases(generator, discriminator, CpuRasterizer(), UniformOrbit(), config, torch.float32)
 
 
+def make_conditional(**training: Any) -> Phases:
+    """Three classes; generated shapes are of the first and the last only."""
+    model = dataclasses.replace(MODEL, num_classes=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = build_generator(model)
+        discriminator = Discriminator(16, 256, 16, num_classes=3)
+    config = TrainingConfig(**{"style_mixing_probability": 1.0, **training})
+    share_K = torch.tensor([0.5, 0.0, 0.5])
+    return Phases(generator, discriminator, CpuRasterizer(), UniformOrbit(), config, torch.float32, share_K)
+
+
 def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -68,8 +80,7 @@ def test_the_silhouette_shapes_and_the_colour_paints(
     channels: slice, reached: tuple[str, ...], untouched: tuple[str, ...], phases: Phases
 ) -> None:
     """A random target, so that no derivative vanishes by symmetry."""
-    output, _, _ = phases.fake(BATCH, random())
-    image = output.render.rgba_B4HW[:, channels]
+    image = phases.fake(BATCH, random()).rgba_B4HW[:, channels]
     (image * torch.randn(image.shape, generator=random(1))).sum().backward()
     missing = without_gradient(phases.generator)
     names = [name for name, _ in phases.generator.named_parameters()]
@@ -158,7 +169,7 @@ def test_how_often_styles_are_mixed(probability: float, low: int, high: int) -> 
 
 def test_mixing_does_not_move_the_other_draws() -> None:
     """With and without mixing the same seed gives the same latents and cameras."""
-    angles = [make_phases(style_mixing_probability=p).fake(2, random(7))[1] for p in (0.0, 1.0)]
+    angles = [make_phases(style_mixing_probability=p).fake(2, random(7)).angles_B2 for p in (0.0, 1.0)]
     assert torch.equal(*angles)
 
 
@@ -166,6 +177,43 @@ def test_camera_conditioning_can_be_off(phases: Phases) -> None:
     assert torch.equal(phases.condition(ANGLES_B2), ANGLES_B2)
     off = dataclasses.replace(phases, config=TrainingConfig(camera_conditioning=False))
     assert torch.equal(off.condition(ANGLES_B2), torch.zeros_like(ANGLES_B2))
+
+
+def test_several_views_per_shape() -> None:
+    """Four images of two shapes: two latents, four cameras, and the shapes that these latents give."""
+    phases = make_phases(views_per_shape=2, batch_size=4)
+    fake = phases.fake(4, random(2))
+    assert fake.rgba_B4HW.shape == (4, 4, 16, 16) and fake.angles_B2.shape == (4, 2)
+    assert len(fake.w_geo_SD) == len(fake.output.meshes) == len(fake.output.geometry.sdf_BN) == 2
+    assert len(torch.unique(fake.angles_B2, dim=0)) == 4
+    z_2SZ = torch.randn(2, 2, MODEL.z_dim, generator=random(2))
+    assert torch.equal(fake.w_geo_SD, phases.generator.mapping_geo(z_2SZ[0]))
+    phases.generator_main(4, random())
+    assert without_gradient(phases.generator) == []
+    phases.discriminator_main(REAL_B4HW, ANGLES_B2, random())
+    assert without_gradient(phases.discriminator) == []
+
+
+def test_a_step_of_a_class_conditional_model() -> None:
+    phases = make_conditional(views_per_shape=2, batch_size=4)
+    class_B = torch.tensor([0, 1, 2, 2])
+    w_avg = phases.generator.mapping.w_avg.clone()
+    phases.generator_main(4, random())
+    assert without_gradient(phases.generator) == []
+    phases.discriminator_main(REAL_B4HW, ANGLES_B2, random(1), class_B)
+    assert without_gradient(phases.discriminator) == []
+    assert float(phases.discriminator_r1(REAL_B4HW, ANGLES_B2, class_B)["loss/r1"]) > 0
+    made = phases.fake(4, random(1))
+    changed_K = (phases.generator.mapping.w_avg != w_avg).any(dim=1)
+    assert changed_K.tolist() == [k in made.class_S for k in range(3)]
+    assert torch.equal(made.class_B, made.class_S.repeat_interleave(2))
+
+
+def test_generated_classes_are_as_frequent_as_real_ones() -> None:
+    classes = make_conditional()._classes(4000, random())
+    counts = torch.bincount(classes, minlength=3)
+    assert counts[1] == 0 and abs(int(counts[0]) - 2000) < 150
+    assert make_phases()._classes(4, random()) is None
 
 
 def test_a_phase_is_a_function_of_its_seed() -> None:
