@@ -22,6 +22,8 @@ from get3d_model.errors import InputError
 from get3d_model.limits import check_psi, check_texture_resolution
 
 CONFIG_DIR = Path(__file__).parent / "configs"
+GENERATORS = ("unified", "separate")
+ISOSURFACES = ("dmtet", "flexicubes")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -82,6 +84,11 @@ class ModelConfig:
     mapping_layers: int = 8
     num_classes: int = 0
     """Classes of a class-conditional model, as many as the data set has; 0: none, the published model."""
+    generator: str = "unified"
+    """unified: one tri-plane backbone with a geometry and a texture head per block (the paper's improved
+    generator). separate: 3-D networks for SDF and deformation, a tri-plane network for the texture."""
+    isosurface: str = "dmtet"
+    """dmtet: marching tetrahedra. flexicubes: FlexiCubes on a regular grid of tet_res^3 cubes."""
     tri_plane_resolution: int = 256
     tri_plane_features: int = 32
     """Features of one plane."""
@@ -93,11 +100,11 @@ class ModelConfig:
     texture_features: int = 16
     """Width of the rendered feature image that `to_rgb` turns into colour."""
     tet_res: int = 90
-    """Layers of the tetrahedral grid along each side (even)."""
+    """Layers of the tetrahedral grid, or cubes, along each side (even)."""
     grid_scale: float = 1.0
     """Side of the grid, world units."""
     deformation_multiplier: float = 1.0
-    """A grid vertex moves by at most 1 / (tet_res * deformation_multiplier)."""
+    """A grid vertex moves by at most 1 / (tet_res * deformation_multiplier), half of that with FlexiCubes."""
     initial_shape: tuple[float, float, float] | None = None
     """Half extents (x, y, z; world units) of a rounded box that the SDF starts from; none: the published
     model, whose SDF starts random. Worth it where the budget is minutes, not days."""
@@ -126,6 +133,13 @@ class ModelConfig:
         ):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         _check(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
+        for name, choices in (("generator", GENERATORS), ("isosurface", ISOSURFACES)):
+            value = getattr(self, name)
+            _check(value in choices, f"{name} must be {' or '.join(choices)}, not {value!r}")
+        _check(
+            not (self.mirror_symmetry and self.isosurface == "flexicubes"),
+            "mirror_symmetry needs isosurface: dmtet; the weights of FlexiCubes are not mirrored",
+        )
         for name, low in (("tri_plane_resolution", 8), ("image_resolution", 16)):
             value = getattr(self, name)
             _check(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")
@@ -170,6 +184,10 @@ class TrainingConfig:
     """The EMA half-life is at most this share of the images seen so far; none: constant."""
     style_mixing_probability: float = 0.9
     sdf_regularizer_weight: float = 0.01
+    flexicubes_deviation_weight: float = 0.5
+    """Of FlexiCubes' L_dev: evens out the distances between a vertex and the crossings around it."""
+    flexicubes_weights_weight: float = 0.1
+    """Of the mean square of FlexiCubes' weights."""
     background: float = 1.0
     """Grey value behind real images, in [-1, 1]."""
     camera_conditioning: bool = True
@@ -193,7 +211,9 @@ class TrainingConfig:
             self.batch_size % self.views_per_shape == 0,
             f"batch_size ({self.batch_size}) must be a multiple of views_per_shape ({self.views_per_shape})",
         )
-        for name in ("r1_gamma", "sdf_regularizer_weight"):
+        for name in (
+            "r1_gamma", "sdf_regularizer_weight", "flexicubes_deviation_weight", "flexicubes_weights_weight",
+        ):  # fmt: skip
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _check(
             0 <= self.style_mixing_probability <= 1,

@@ -1,15 +1,16 @@
-"""The generator: latents -> w -> tri-planes -> SDF and deformation -> mesh -> image or texture.
+"""The generator: latents -> w -> planes or volumes -> SDF and deformation -> mesh -> image or texture.
 
 Read this file first. Source: GET3D (Gao et al. 2022, arXiv 2209.11163), section 3.
 
 Shape legend: B batch, Z latent width, D w width, L layers (copies of w), N grid vertices, P points,
-H W image size, C features
+H W image size, C features, S style width of the texture networks
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,18 @@ from torch import Tensor, nn
 from get3d_model.bundle import GRID_PREFIX
 from get3d_model.config import ModelConfig
 from get3d_model.errors import InputError
+from get3d_model.isosurface.base import IsosurfaceExtractor, IsosurfaceGrid
+from get3d_model.isosurface.cube_grid import cube_grid
 from get3d_model.isosurface.empty_shape import repair_empty_shapes
+from get3d_model.isosurface.flexicubes import FlexiCubes
 from get3d_model.isosurface.grid import TetrahedralGrid, bcc_grid
 from get3d_model.isosurface.marching_tets import MarchingTetrahedra
+from get3d_model.networks.base import GeneratorNetworks, RawGeometry
 from get3d_model.networks.layers import ToFeature
 from get3d_model.networks.mapping import MappingNetwork
+from get3d_model.networks.separate import SeparateGenerator
 from get3d_model.networks.unified import UnifiedTriPlaneGenerator
-from get3d_model.ops.triplane import LatticeLookup, PointLookup, sample_triplanes
+from get3d_model.ops.triplane import sample_triplanes
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.surface import visible_surface
 from get3d_model.rendering.views import repeat_meshes
@@ -31,19 +37,28 @@ from get3d_model.types import Camera, GeneratorOutput, GeometryOutput, PackedMes
 
 
 class Synthesis(nn.Module):
-    """ws -> geometry, mesh, image. `generator` and `to_rgb` are the published parameter names."""
+    """ws -> geometry, mesh, image, with the networks and the isosurface it is given.
 
-    def __init__(self, config: ModelConfig, extractor: MarchingTetrahedra) -> None:
+    `to_rgb` and the names of the networks are the published parameter names.
+    """
+
+    def __init__(
+        self, config: ModelConfig, networks: GeneratorNetworks, extractor: IsosurfaceExtractor
+    ) -> None:
         super().__init__()
-        self.generator = UnifiedTriPlaneGenerator(config)
+        for name, module in networks.networks.items():
+            self.add_module(name, module)
+        self.generator = networks
+        self.w_dim = config.w_dim
         self.to_rgb = ToFeature(config.texture_features, 3, config.w_dim)
         self.extractor = extractor
         grid = extractor.grid
-        self.max_deformation = 1.0 / (grid.resolution * config.deformation_multiplier)
+        cell = 1.0 / grid.resolution
+        self.max_deformation = extractor.max_deformation_cells * cell / config.deformation_multiplier
         self.image_resolution = config.image_resolution
         self.antialias_color = config.antialias_color
         self.mirror_symmetry = config.mirror_symmetry
-        self.lookup = grid_lookup(grid, config.tri_plane_resolution, config.mirror_symmetry)
+        self.lookup = networks.grid_lookup(grid, config.mirror_symmetry)
         # Mirrored halves deform towards opposite sides; vertices on the mirror plane stay on it.
         sign_N1 = (
             torch.sign(grid.vertices_N3[:, :1])
@@ -56,23 +71,27 @@ class Synthesis(nn.Module):
         self.register_buffer("deform_scale_N3", deform_scale_N3, persistent=False)
         self.register_buffer("prior_N", initial_sdf(grid.vertices_N3, config.initial_shape), persistent=False)
 
+    def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """What all texture methods take as `ws_tex_BLD`: the texture ws, and what the networks need beside them."""
+        return self.generator.texture_styles(ws_geo_BLD, ws_tex_BLD)
+
     def planes(
         self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
-        """(planes_geo, planes_tex)."""
+    ) -> tuple[Any, Tensor]:
+        """(planes_geo: planes or volumes, whatever the networks make their geometry from; planes_tex)."""
         return self.generator.planes(ws_geo_BLD, ws_tex_BLD, half_dtype)
 
-    def raw_geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """(sdf_BN, deform_BN3 in world units) at the grid vertices, before the empty-shape rule."""
-        sdf_BN, deform_B3N = self.generator.sdf_and_deformation(self.lookup(planes_geo), ws_geo_BLD)
-        deform_BN3 = torch.tanh(deform_B3N.float()).transpose(1, 2) * self.deform_scale_N3
-        return sdf_BN.float() + self.prior_N, deform_BN3
+    def raw_geometry(self, planes_geo: Any, ws_geo_BLD: Tensor) -> RawGeometry:
+        """Values at the grid vertices, deformation in world units, before the empty-shape rule."""
+        raw = self.generator.geometry(self.lookup(planes_geo), ws_geo_BLD)
+        deform_BN3 = torch.tanh(raw.deform_BN3.float()) * self.deform_scale_N3
+        return RawGeometry(raw.sdf_BN.float() + self.prior_N, deform_BN3, raw.weights_BQ21)
 
-    def geometry(self, planes_geo: Tensor, ws_geo_BLD: Tensor) -> GeometryOutput:
+    def geometry(self, planes_geo: Any, ws_geo_BLD: Tensor) -> GeometryOutput:
         """SDF and deformation with the empty-shape rule applied."""
-        return GeometryOutput(
-            *repair_empty_shapes(*self.raw_geometry(planes_geo, ws_geo_BLD), self.extractor.grid)
-        )
+        raw = self.raw_geometry(planes_geo, ws_geo_BLD)
+        repaired = repair_empty_shapes(raw.sdf_BN, raw.deform_BN3, self.extractor.grid)
+        return GeometryOutput(*repaired, raw.weights_BQ21)
 
     def texture_features(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """Features of the texture field at world points; BCP."""
@@ -84,7 +103,7 @@ class Synthesis(nn.Module):
     def point_colors(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """RGB in [-1, 1] (not clamped) at world points; BP3."""
         features_BCP = self.texture_features(planes_tex, points_BP3, ws_tex_BLD)
-        return self.to_rgb.at_points(features_BCP, ws_tex_BLD[:, -1]).transpose(1, 2)
+        return self.to_rgb.at_points(features_BCP, ws_tex_BLD[:, -1, : self.w_dim]).transpose(1, 2)
 
     def render(
         self,
@@ -123,14 +142,14 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """Two latents to textured meshes: `mapping` (texture), `mapping_geo` (geometry), `synthesis`."""
 
-    def __init__(self, config: ModelConfig, extractor: MarchingTetrahedra) -> None:
+    def __init__(self, config: ModelConfig, synthesis: Synthesis) -> None:
         super().__init__()
         self.z_dim = config.z_dim
         self.num_classes = config.num_classes
         mapping = (config.z_dim, config.w_dim, config.mapping_layers, config.num_classes)
         self.mapping = MappingNetwork(*mapping)
         self.mapping_geo = MappingNetwork(*mapping)
-        self.synthesis = Synthesis(config, extractor)
+        self.synthesis = synthesis
 
     @property
     def num_ws_geo(self) -> int:
@@ -169,25 +188,12 @@ class Generator(nn.Module):
     ) -> GeneratorOutput:
         """Views of every shape (see `Synthesis.render` for their order), with everything a training phase needs."""
         synthesis = self.synthesis
+        ws_tex_BLD = synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
         planes_geo, planes_tex = synthesis.planes(ws_geo_BLD, ws_tex_BLD, half_dtype)
         geometry = synthesis.geometry(planes_geo, ws_geo_BLD)
-        meshes = synthesis.extractor(geometry.sdf_BN, geometry.deform_BN3)
-        render = synthesis.render(rasterizer, meshes, camera, planes_tex, ws_tex_BLD)
-        return GeneratorOutput(render, geometry, meshes)
-
-
-def grid_lookup(grid: TetrahedralGrid, plane_resolution: int, mirror_symmetry: bool) -> nn.Module:
-    """The fastest exact tri-plane lookup for the vertices of a grid; |x| stands for x under mirror symmetry."""
-
-    def fold(x: Tensor) -> Tensor:
-        return x.abs() if mirror_symmetry else x
-
-    if not grid.lattices:
-        points_N3 = grid.vertices_N3 / grid.extent
-        return PointLookup(torch.cat([fold(points_N3[:, :1]), points_N3[:, 1:]], dim=1))
-    extent = grid.extent.unbind()
-    lattices = [(fold(x) / extent[0], y / extent[1], z / extent[2]) for x, y, z in grid.lattices]
-    return LatticeLookup(lattices, plane_resolution)
+        surface = synthesis.extractor.surface(geometry)
+        render = synthesis.render(rasterizer, surface.meshes, camera, planes_tex, ws_tex_BLD)
+        return GeneratorOutput(render, geometry, surface)
 
 
 def initial_sdf(vertices_N3: Tensor, half_extents: tuple[float, float, float] | None) -> Tensor:
@@ -202,9 +208,19 @@ def initial_sdf(vertices_N3: Tensor, half_extents: tuple[float, float, float] | 
     return (1.0 - scaled.pow(4).sum(dim=1).pow(0.25)).float()
 
 
-def build_generator(config: ModelConfig, grid: TetrahedralGrid | None = None) -> Generator:
-    """The generator of a configuration. grid: one of its own (see `stored_grid`); None: our BCC grid."""
-    return Generator(config, MarchingTetrahedra(grid or bcc_grid(config.tet_res, config.grid_scale)))
+def build_generator(config: ModelConfig, grid: IsosurfaceGrid | None = None) -> Generator:
+    """The generator of a configuration: the one place where its networks and its isosurface are chosen.
+
+    grid: one of its own (see `stored_grid`); None: the regular grid of the isosurface.
+    """
+    uses_cubes = config.isosurface == "flexicubes"
+    if grid is None:
+        make_grid = cube_grid if uses_cubes else bcc_grid
+        grid = make_grid(config.tet_res, config.grid_scale)
+    make_networks = {"unified": UnifiedTriPlaneGenerator, "separate": SeparateGenerator}[config.generator]
+    networks = make_networks(config, grid if uses_cubes else None)
+    extractor = FlexiCubes(grid) if uses_cubes else MarchingTetrahedra(grid)
+    return Generator(config, Synthesis(config, networks, extractor))
 
 
 def stored_grid(tensors: Mapping[str, Tensor], config: ModelConfig, source: Path) -> TetrahedralGrid | None:

@@ -135,9 +135,10 @@ class Sampler:
         """Networks and isosurface extraction, once for the whole batch."""
         ws_geo, ws_tex = self.generator.broadcast(styles.w_geo_BD, styles.w_tex_BD)
         synthesis = self.generator.synthesis
+        ws_tex = synthesis.texture_styles(ws_geo, ws_tex)
         planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
         geometry = synthesis.geometry(planes_geo, ws_geo)
-        meshes = synthesis.extractor(geometry.sdf_BN, geometry.deform_BN3)
+        meshes = synthesis.extractor.surface(geometry).meshes
         return Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
 
     @torch.no_grad()

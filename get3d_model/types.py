@@ -135,12 +135,34 @@ class GeometryOutput:
     deform_BN3: offsets of the grid vertices, in world units.
     empty_B: bool; shapes whose SDF had one sign everywhere.
     empty_regulariser_B: mean |sdf| for those shapes, 0 for the others (carries a gradient).
+    weights_BQ21: raw FlexiCubes weights of every cube; none for other isosurfaces.
     """
 
     sdf_BN: Tensor
     deform_BN3: Tensor
     empty_B: Tensor
     empty_regulariser_B: Tensor
+    weights_BQ21: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EdgeDeviation:
+    """How unevenly the dual vertices of FlexiCubes lie between the crossings around them (its L_dev).
+
+    deviation_D7: for the up to 7 edges of each dual vertex, how far the distance between vertex and crossing lies
+        from the vertex's mean distance; world units, 0 in unused slots. used_D7: bool, the slots in use.
+    """
+
+    deviation_D7: Tensor
+    used_D7: Tensor
+
+
+@dataclass(frozen=True)
+class ExtractedSurface:
+    """The meshes of a batch. edge_deviation: none where the isosurface has no such regulariser."""
+
+    meshes: PackedMeshes
+    edge_deviation: EdgeDeviation | None = None
 
 
 @dataclass(frozen=True)
@@ -149,4 +171,8 @@ class GeneratorOutput:
 
     render: RenderOutput
     geometry: GeometryOutput
-    meshes: PackedMeshes
+    surface: ExtractedSurface
+
+    @property
+    def meshes(self) -> PackedMeshes:
+        return self.surface.meshes

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from get3d_model.types import PackedMeshes
+from get3d_model.types import ExtractedSurface, GeometryOutput
 
 
 class IsosurfaceGrid(Protocol):
@@ -19,6 +19,8 @@ class IsosurfaceGrid(Protocol):
     """
 
     resolution: int
+    extent: Tensor
+    lattices: tuple[tuple[Tensor, Tensor, Tensor], ...]
     vertices_N3: Tensor
     edges_E2: Tensor
     center_index: Tensor
@@ -27,8 +29,14 @@ class IsosurfaceGrid(Protocol):
 
 
 class IsosurfaceExtractor(Protocol):
-    """Extracts every mesh of a batch at once."""
+    """Extracts every mesh of a batch at once.
 
-    grid: nn.Module
+    max_deformation_cells: how far a grid vertex may move, in cells of side 1 / resolution.
+    """
 
-    def __call__(self, sdf_BN: Tensor, deform_BN3: Tensor) -> PackedMeshes: ...
+    grid: IsosurfaceGrid
+    max_deformation_cells: float
+
+    def surface(self, geometry: GeometryOutput) -> ExtractedSurface:
+        """The zero level set of every shape; empty shapes get no gradient from it."""
+        ...

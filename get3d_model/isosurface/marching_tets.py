@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.isosurface.grid import TetrahedralGrid, triangle_table
-from get3d_model.types import PackedMeshes
+from get3d_model.types import ExtractedSurface, GeometryOutput, PackedMeshes
 
 
 class MarchingTetrahedra(nn.Module):
     """Extracts the zero level set (SDF > 0 inside) of every shape of a batch; faces wind outward."""
+
+    max_deformation_cells = 1.0
 
     def __init__(self, grid: TetrahedralGrid) -> None:
         super().__init__()
@@ -27,6 +29,10 @@ class MarchingTetrahedra(nn.Module):
         self.register_buffer("triangle_count", torch.from_numpy(count), persistent=False)
         self.register_buffer("triangle_edges", torch.from_numpy(table), persistent=False)
         self.register_buffer("corner_bit", torch.tensor([1, 2, 4, 8]), persistent=False)
+
+    def surface(self, geometry: GeometryOutput) -> ExtractedSurface:
+        """See `IsosurfaceExtractor`."""
+        return ExtractedSurface(self(geometry.sdf_BN, geometry.deform_BN3))
 
     def forward(self, sdf_BN: Tensor, deform_BN3: Tensor) -> PackedMeshes:
         """sdf_BN, deform_BN3 (world units) -> packed meshes. A shape of one sign gives an empty mesh."""

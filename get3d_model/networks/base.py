@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from get3d_model.isosurface.base import IsosurfaceGrid
+
 
 @dataclass(frozen=True)
 class RawGeometry:
@@ -47,6 +49,10 @@ class GeneratorNetworks(Protocol):
         self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
     ) -> tuple[Any, Tensor]:
         """(source of the geometry features, texture planes B(3C)RR)."""
+        ...
+
+    def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:
+        """Geometry source -> what `geometry` reads at the vertices of a grid."""
         ...
 
     def geometry(self, features: Any, ws_geo_BLD: Tensor) -> RawGeometry:

@@ -2,7 +2,7 @@
 
 Source: GET3D (Gao et al. 2022), section 3.1 and figure 2. Parameter names are those of the published checkpoints.
 
-Shape legend: B batch, C plane channels, R plane resolution, N grid vertices, P points, D w width,
+Shape legend: B batch, C channels, R plane resolution, N grid vertices, Q cubes, P points, D w width,
 S style width (texture and geometry, 2 D), L layers (copies of w)
 """
 
@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.config import ModelConfig
+from get3d_model.isosurface.base import IsosurfaceGrid
+from get3d_model.isosurface.cube_grid import CubeGrid
+from get3d_model.isosurface.flexicubes import NUM_WEIGHTS
 from get3d_model.networks.base import RawGeometry
+from get3d_model.networks.cube_weights import WEIGHT_SCALE
 from get3d_model.networks.fields import ModulatedMLP
+from get3d_model.networks.grid_lookup import fold_points, volume_lookup
 from get3d_model.networks.layers import SynthesisLayer, ToFeature
 from get3d_model.networks.synthesis import block_channels, block_resolutions
-from get3d_model.networks.volume_field import VolumeField, encode_position
-from get3d_model.networks.wide_mlp import with_constant
-from get3d_model.ops.resample import upsample_2x
+from get3d_model.networks.volume_field import RESOLUTIONS, VolumeField, encode_position
+from get3d_model.networks.wide_mlp import WideMLP, with_constant
 
 MLP_WIDTH = 256
 SDF_HIDDEN_LAYERS, DEFORMATION_HIDDEN_LAYERS = 3, 2
@@ -71,8 +75,7 @@ class TextureBlock(nn.Module):
         else:
             x = self.conv0(x.to(dtype), next(styles))
         x = self.conv1(x, next(styles))
-        planes = self.torgb(x, next(styles)).float()
-        return x, planes if skip is None else upsample_2x(skip) + planes
+        return x, self.torgb.add_to(skip, x, next(styles))
 
 
 class TexturePlanes(nn.Module):
@@ -131,9 +134,13 @@ class SeparateGenerator:
     """The networks of the separate model (`GeneratorNetworks`); they share nothing but the geometry code.
 
     Not a module itself: the published names of its networks have no common prefix.
+
+    cubes: the grid whose cubes need FlexiCubes weights; none for other isosurfaces. The published model does not
+        say where the separate generators take them from. Here a small MLP reads the deformation network's volume
+        at the centre of every cube.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, cubes: CubeGrid | None = None) -> None:
         self.sdf = VolumeField(config.w_dim, MLP_WIDTH, SDF_HIDDEN_LAYERS, 1)
         self.deform = VolumeField(config.w_dim, MLP_WIDTH, DEFORMATION_HIDDEN_LAYERS, 3)
         # Texture and geometry codes side by side.
@@ -143,11 +150,22 @@ class SeparateGenerator:
             "geometry_synthesis_def": self.deform,
             "geometry_synthesis_tex": self.texture,
         }
+        self.weight = None
+        if cubes is not None:
+            self.weight = WideMLP(
+                self.deform.point_features,
+                config.mlp_width,
+                config.mlp_hidden_layers,
+                NUM_WEIGHTS,
+                config.w_dim,
+            )
+            self.networks["mlp_synthesis_weight"] = self.weight
 
     @property
     def num_ws_geo(self) -> int:
-        """SDF and deformation read the same ws; the SDF network has the longer MLP."""
-        return max(self.sdf.num_ws, self.deform.num_ws)
+        """All geometry networks read the same ws: those of the volumes, then as many as the longest MLP has."""
+        weight_ws = 0 if self.weight is None else self.weight.num_ws
+        return self.sdf.num_volume_ws + max(len(self.sdf.layers), len(self.deform.layers), weight_ws)
 
     @property
     def num_ws_tex(self) -> int:
@@ -168,10 +186,26 @@ class SeparateGenerator:
         )
         return volumes, self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype)
 
+    def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:
+        """Geometry volumes -> `GridFeatures`."""
+        points_N3 = fold_points(grid.vertices_N3, mirror_symmetry)
+        read = volume_lookup(grid.vertices_N3, grid.lattices, grid.extent, RESOLUTIONS[-1], mirror_symmetry)
+        at_vertices = EncodedLookup(points_N3, read)
+        if self.weight is None:
+            return GridVolumeLookup(at_vertices)
+        centers_Q3 = grid.vertices_N3[grid.cubes_Q8].mean(dim=1)
+        lattices = [tuple((axis[1:] + axis[:-1]) / 2 for axis in lattice) for lattice in grid.lattices]
+        read = volume_lookup(centers_Q3, lattices, grid.extent, RESOLUTIONS[-1], mirror_symmetry)
+        return GridVolumeLookup(at_vertices, EncodedLookup(fold_points(centers_Q3, mirror_symmetry), read))
+
     def geometry(self, features: GridFeatures, ws_geo_BLD: Tensor) -> RawGeometry:
-        """SDF and deformation at the grid vertices."""
+        """SDF, deformation and, for FlexiCubes, weights."""
         sdf_BN = self.sdf.values(features.sdf_BNC, ws_geo_BLD).squeeze(2)
-        return RawGeometry(sdf_BN, self.deform.values(features.deform_BNC, ws_geo_BLD))
+        deform_BN3 = self.deform.values(features.deform_BNC, ws_geo_BLD)
+        if self.weight is None:
+            return RawGeometry(sdf_BN, deform_BN3)
+        ws = ws_geo_BLD[:, self.deform.num_volume_ws :][:, : self.weight.num_ws]
+        return RawGeometry(sdf_BN, deform_BN3, self.weight(features.cubes_BQC, ws).float() * WEIGHT_SCALE)
 
     def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
         """Texture features, B(texture_features)P, from the planes' features."""
@@ -181,24 +215,38 @@ class SeparateGenerator:
 
 @dataclass(frozen=True)
 class GridFeatures:
-    """Inputs of the MLPs at the grid vertices, as `wide_mlp` takes them."""
+    """Inputs of the MLPs as `wide_mlp` takes them: at the grid vertices, and at the cubes' centres if needed."""
 
     sdf_BNC: Tensor
     deform_BNC: Tensor
+    cubes_BQC: Tensor | None
+
+
+class EncodedLookup(nn.Module):
+    """Position encoding and volume features at fixed points."""
+
+    def __init__(self, points_P3: Tensor, read: nn.Module) -> None:
+        """points_P3: world units. read: volume -> features BPC at those points."""
+        super().__init__()
+        self.read = read
+        self.register_buffer("encoding_P6", encode_position(points_P3), persistent=False)
+
+    def forward(self, volume_BCDHW: Tensor) -> Tensor:
+        encoding_BP6 = self.encoding_P6.to(volume_BCDHW.dtype).expand(len(volume_BCDHW), -1, -1)
+        return with_constant([encoding_BP6, self.read(volume_BCDHW)])
 
 
 class GridVolumeLookup(nn.Module):
-    """Position encoding and volume features at the vertices of a grid."""
+    """Both volumes at the vertices of a grid, and the deformation's at the centres of its cubes if needed."""
 
-    def __init__(self, points_N3: Tensor, read: nn.Module) -> None:
-        """points_N3: world units. read: volume -> features BNC at those points."""
+    def __init__(self, at_vertices: EncodedLookup, at_cubes: EncodedLookup | None = None) -> None:
         super().__init__()
-        self.read = read
-        self.register_buffer("encoding_N6", encode_position(points_N3), persistent=False)
+        self.at_vertices = at_vertices
+        self.at_cubes = at_cubes
 
     def forward(self, volumes: GeometryVolumes) -> GridFeatures:
-        return GridFeatures(self._features(volumes.sdf), self._features(volumes.deform))
-
-    def _features(self, volume_BCDHW: Tensor) -> Tensor:
-        encoding_BN6 = self.encoding_N6.to(volume_BCDHW.dtype).expand(len(volume_BCDHW), -1, -1)
-        return with_constant([encoding_BN6, self.read(volume_BCDHW)])
+        return GridFeatures(
+            self.at_vertices(volumes.sdf),
+            self.at_vertices(volumes.deform),
+            None if self.at_cubes is None else self.at_cubes(volumes.deform),
+        )

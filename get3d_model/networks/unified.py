@@ -12,15 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.config import ModelConfig
+from get3d_model.isosurface.base import IsosurfaceGrid
+from get3d_model.isosurface.cube_grid import CubeGrid
+from get3d_model.networks.base import RawGeometry
+from get3d_model.networks.cube_weights import CubeWeightMLP
 from get3d_model.networks.fields import ModulatedMLP
+from get3d_model.networks.grid_lookup import plane_lookup
 from get3d_model.networks.synthesis import TriPlaneSynthesis
 
 
 class UnifiedTriPlaneGenerator(nn.Module):
-    """ws -> planes, and planes with features -> SDF, deformation, texture features."""
+    """ws -> planes, and planes' features -> SDF, deformation, texture features (`GeneratorNetworks`).
 
-    def __init__(self, config: ModelConfig) -> None:
+    cubes: the grid whose cubes need FlexiCubes weights; none for other isosurfaces.
+    """
+
+    def __init__(self, config: ModelConfig, cubes: CubeGrid | None = None) -> None:
         super().__init__()
+        self.tri_plane_resolution = config.tri_plane_resolution
         self.tri_plane_synthesis = TriPlaneSynthesis(
             config.w_dim,
             config.tri_plane_resolution,
@@ -43,10 +52,19 @@ class UnifiedTriPlaneGenerator(nn.Module):
         self.mlp_synthesis_tex = head(config.texture_features)
         self.mlp_synthesis_sdf = head(1)
         self.mlp_synthesis_def = head(3)
+        self.mlp_synthesis_weight = None
+        if cubes is not None:
+            self.mlp_synthesis_weight = CubeWeightMLP(
+                config.tri_plane_features, config.mlp_width, config.mlp_hidden_layers, config.w_dim, cubes
+            )
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self}
 
     @property
     def num_ws_geo(self) -> int:
-        """Backbone layers, then the MLP layers (SDF and deformation share theirs)."""
+        """Backbone layers, then the MLP layers (SDF, deformation and weights share theirs)."""
         return self.tri_plane_synthesis.num_ws_geo + self.mlp_synthesis_sdf.num_ws
 
     @property
@@ -59,10 +77,23 @@ class UnifiedTriPlaneGenerator(nn.Module):
         """(planes_geo, planes_tex), each B(3C)RR."""
         return self.tri_plane_synthesis(ws_geo_BLD, ws_tex_BLD, half_dtype)
 
-    def sdf_and_deformation(self, features_BCP: Tensor, ws_geo_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw (sdf_BP, deformation_B3P) from geometry features."""
+    def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """The texture ws: the backbone's geometry ws reach the texture through the planes."""
+        return ws_tex_BLD
+
+    def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:
+        """Geometry planes -> features BCN."""
+        return plane_lookup(grid, self.tri_plane_resolution, mirror_symmetry)
+
+    def geometry(self, features_BCN: Tensor, ws_geo_BLD: Tensor) -> RawGeometry:
+        """SDF, deformation and, for FlexiCubes, weights from the features at the grid vertices."""
         ws = ws_geo_BLD[:, self.tri_plane_synthesis.num_ws_geo :]
-        return self.mlp_synthesis_sdf(features_BCP, ws).squeeze(1), self.mlp_synthesis_def(features_BCP, ws)
+        weight = self.mlp_synthesis_weight
+        return RawGeometry(
+            self.mlp_synthesis_sdf(features_BCN, ws).squeeze(1),
+            self.mlp_synthesis_def(features_BCN, ws).transpose(1, 2),
+            None if weight is None else weight(features_BCN, ws),
+        )
 
     def texture_features(self, features_BCP: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """Texture features, B(texture_features)P, from the planes' features."""

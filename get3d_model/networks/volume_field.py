@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from get3d_model.networks.layers import FullyConnected, ModulatedLinear
-from get3d_model.networks.wide_mlp import wide_mlp
+from get3d_model.networks.layers import FullyConnected
+from get3d_model.networks.wide_mlp import wide_layers, wide_mlp
 from get3d_model.ops.activation import bias_leaky_relu
 from get3d_model.ops.modulated_conv3d import modulated_conv3d
 
@@ -116,11 +116,8 @@ class VolumeField(nn.Module):
             out_channels = volume_channels(res)
             self.add_module(f"b{res}", ResidualBlock3d(in_channels, out_channels, w_dim, res))
             in_channels = out_channels
-        sizes = [ENCODING_FEATURES + in_channels] + [width] * hidden_layers + [out_features]
-        self.layers = nn.ModuleList(
-            ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers)
-            for i in range(hidden_layers + 1)
-        )
+        self.point_features = ENCODING_FEATURES + in_channels
+        self.layers = wide_layers(self.point_features, width, hidden_layers, out_features, w_dim)
 
     @property
     def num_volume_ws(self) -> int:

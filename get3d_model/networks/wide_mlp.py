@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from get3d_model.networks.layers import ModulatedLinear
 from get3d_model.ops.activation import LEAKY_GAIN, LEAKY_SLOPE
@@ -57,6 +57,17 @@ def layer_matrix(layer: ModulatedLinear, w_BD: Tensor) -> Tensor:
     return (matrix_BOI + constant_OI).transpose(1, 2)
 
 
+def wide_layers(
+    in_features: int, width: int, hidden_layers: int, out_features: int, w_dim: int
+) -> nn.ModuleList:
+    """The parameters that `wide_mlp` uses."""
+    sizes = [in_features] + [width] * hidden_layers + [out_features]
+    return nn.ModuleList(
+        ModulatedLinear(sizes[i], sizes[i + 1], w_dim, activate=i < hidden_layers)
+        for i in range(hidden_layers + 1)
+    )
+
+
 def wide_mlp(layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor) -> Tensor:
     """The layers on points that `with_constant` made, in the points' dtype; returns BPO in that dtype."""
     x_BPI = points_BPI
@@ -65,3 +76,20 @@ def wide_mlp(layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tens
         if layer.activate:
             x_BPI = F.leaky_relu_(x_BPI, LEAKY_SLOPE)
     return x_BPI[..., : layers[-1].weight.shape[0]]
+
+
+class WideMLP(nn.Module):
+    """`hidden_layers` modulated layers of width `width`, then a linear modulated layer, by `wide_mlp`."""
+
+    def __init__(
+        self, in_features: int, width: int, hidden_layers: int, out_features: int, w_dim: int
+    ) -> None:
+        super().__init__()
+        self.layers = wide_layers(in_features, width, hidden_layers, out_features, w_dim)
+
+    @property
+    def num_ws(self) -> int:
+        return len(self.layers)
+
+    def forward(self, points_BPI: Tensor, ws_BLD: Tensor) -> Tensor:
+        return wide_mlp(self.layers, points_BPI, ws_BLD)

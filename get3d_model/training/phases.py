@@ -24,6 +24,7 @@ from get3d_model.losses.adversarial import (
     generator_logistic,
     r1_penalty,
 )
+from get3d_model.losses.flexicubes import crossing_distance_deviation, mean_square_weights
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
@@ -78,14 +79,33 @@ class Phases:
         edges_E2 = self.generator.synthesis.extractor.grid.edges_E2
         sdf_loss = sdf_sign_cross_entropy(output.geometry.sdf_BN, edges_E2)
         empty_loss = output.geometry.empty_regulariser_B.mean()
-        (rgb_loss + mask_loss + self.config.sdf_regularizer_weight * sdf_loss + empty_loss).backward()
+        isosurface_loss, isosurface_report = self.isosurface_regularizers(output)
+        sdf_term = self.config.sdf_regularizer_weight * sdf_loss
+        (rgb_loss + mask_loss + sdf_term + empty_loss + isosurface_loss).backward()
         return {
             "loss/generator_rgb": rgb_loss.detach(),
             "loss/generator_mask": mask_loss.detach(),
             "loss/sdf_regularizer": sdf_loss.detach(),
             "loss/empty_regularizer": empty_loss.detach(),
+            **isosurface_report,
             "shapes/empty_fraction": output.geometry.empty_B.float().mean(),
             "shapes/triangles": torch.tensor(len(output.meshes.faces_F3) / len(output.meshes)),
+        }
+
+    def isosurface_regularizers(self, output: GeneratorOutput) -> tuple[Tensor | float, Report]:
+        """(weighted sum, unweighted terms) of what the isosurface's own parameters need; DMTet has none."""
+        deviation, weights_BQ21 = output.surface.edge_deviation, output.geometry.weights_BQ21
+        if deviation is None or weights_BQ21 is None:
+            return 0.0, {}
+        deviation_loss = crossing_distance_deviation(deviation.deviation_D7, deviation.used_D7)
+        weights_loss = mean_square_weights(weights_BQ21)
+        total = (
+            self.config.flexicubes_deviation_weight * deviation_loss
+            + self.config.flexicubes_weights_weight * weights_loss
+        )
+        return total, {
+            "loss/flexicubes_deviation": deviation_loss.detach(),
+            "loss/flexicubes_weights": weights_loss.detach(),
         }
 
     def discriminator_main(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 
 from get3d_model.cameras import FIELD_OF_VIEW_RAD, orbit_camera, orbit_positions, perspective_projection
 from get3d_model.config import ModelConfig
-from get3d_model.generator import Generator
+from get3d_model.generator import build_generator
+from get3d_model.isosurface.cube_grid import CubeGrid
 from get3d_model.isosurface.grid import TetrahedralGrid
-from get3d_model.isosurface.marching_tets import MarchingTetrahedra
 from get3d_model.losses.adversarial import image_gradient
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import MINIBATCH_STD_GROUP, Discriminator, encode_camera
+from get3d_model.types import ExtractedSurface
+from tests.parity.matching import match_vertices
 from tests.parity.weights import load_reference_weights, seeded_normal, seeded_uniform
 
 Arrays = dict[str, np.ndarray]
@@ -41,13 +44,11 @@ def camera_case(case: dict[str, Any], expected: Arrays) -> Arrays:
 
 def model_config(published: dict[str, Any]) -> ModelConfig:
     """Our configuration of a published one. Raises NotImplementedCase for what is not built."""
-    if not published["one_3d_generator"]:
-        raise NotImplementedCase("separate generators")
-    if published["iso_surface"] != "dmtet":
-        raise NotImplementedCase(f"isosurface {published['iso_surface']}")
     if published.get("c_dim"):
         raise NotImplementedCase("class conditioning")
     return ModelConfig(
+        generator="unified" if published["one_3d_generator"] else "separate",
+        isosurface=published["iso_surface"],
         z_dim=published["z_dim"],
         w_dim=published["w_dim"],
         mapping_layers=published["mapping_kwargs"].get("num_layers", 8),
@@ -70,14 +71,32 @@ def scaled_copies(w_BD: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack([w_BD * (1 + 0.05 * i) for i in range(count)], dim=1)
 
 
+def edge_deviation(surface: ExtractedSurface, index: int, expected_verts_V3: np.ndarray) -> np.ndarray:
+    """L_dev of every edge-vertex pair of one shape, its vertices in the reference's order.
+
+    In evaluation mode every vertex is a dual vertex.
+    """
+    verts_V3 = surface.meshes.mesh(index).vertices_V3
+    first, count = surface.meshes.vertex_ranges_B2[index].tolist()
+    order = np.arange(count)
+    if verts_V3.shape == expected_verts_V3.shape and count:
+        order = np.argsort(match_vertices(verts_V3, expected_verts_V3))
+    rows = torch.from_numpy(first + order)
+    deviation = surface.edge_deviation
+    return deviation.deviation_D7[rows][deviation.used_D7[rows]].numpy()
+
+
 @torch.no_grad()
 def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
     config = model_config(case["config"])
     batch, salt = case["batch"], case["salt"]
-    grid = TetrahedralGrid(
-        torch.from_numpy(expected["grid_verts"]), torch.from_numpy(expected["grid_tets"]), config.tet_res
+    make_grid, cells = (
+        (CubeGrid, "grid_cubes") if "grid_cubes" in expected else (TetrahedralGrid, "grid_tets")
     )
-    model = Generator(config, MarchingTetrahedra(grid)).eval()
+    grid = make_grid(
+        torch.from_numpy(expected["grid_verts"]), torch.from_numpy(expected[cells]), config.tet_res
+    )
+    model = build_generator(config, grid).eval()
     load_reference_weights(model, case["shapes"], salt)
     synthesis = model.synthesis
 
@@ -92,13 +111,15 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
         "num_ws_tex": np.asarray(model.num_ws_tex),
         "num_ws_geo": np.asarray(model.num_ws_geo),
         "grid_verts": grid.vertices_N3.numpy(),
-        "grid_tets": expected["grid_tets"],
+        cells: expected[cells],
     }
     ws_geo, ws_tex = scaled_copies(w_geo, model.num_ws_geo), scaled_copies(w_tex, model.num_ws_tex)
+    ws_tex = synthesis.texture_styles(ws_geo, ws_tex)
     planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
-    step = max(1, planes_geo.shape[-1] // 32)
-    result["planes_geo"] = planes_geo[:, ::4, ::step, ::step].numpy()
-    result["planes_tex"] = planes_tex[:, ::4, ::step, ::step].numpy()
+    for key, planes in (("planes_geo", planes_geo), ("planes_tex", planes_tex)):
+        if key in expected:
+            step = max(1, planes.shape[-1] // 32)
+            result[key] = planes[:, ::4, ::step, ::step].numpy()
 
     geometry = synthesis.geometry(planes_geo, ws_geo)
     result["sdf"] = geometry.sdf_BN[..., None].numpy()
@@ -107,10 +128,17 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
     centred = geometry.sdf_BN - geometry.sdf_BN.median(dim=1, keepdim=True).values
     result["sdf_centred"] = centred[..., None].numpy()
     result["sdf_reg_entropy"] = sdf_sign_cross_entropy(centred, grid.edges_E2).numpy()
-    meshes = synthesis.extractor(centred, geometry.deform_BN3)
+    if geometry.weights_BQ21 is not None:
+        result["flexicubes_weight"] = geometry.weights_BQ21.numpy()
+    surface = synthesis.extractor.surface(dataclasses.replace(geometry, sdf_BN=centred))
     for index in range(batch):
-        mesh = meshes.mesh(index)
+        mesh = surface.meshes.mesh(index)
         result[f"verts{index}"], result[f"faces{index}"] = mesh.vertices_V3, mesh.faces_F3.astype(np.int64)
+        if surface.edge_deviation is not None:
+            result[f"l_dev{index}"] = edge_deviation(surface, index, expected[f"verts{index}"])
+            # FlexiCubes was published for SDFs that are negative inside. Given these, which are positive, the
+            # reference's faces look inwards; ours look outwards.
+            result[f"faces{index}"] = mesh.faces_F3[:, ::-1].astype(np.int64)
 
     points = torch.from_numpy(
         seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (*expected["tex_feat"].shape[:2], 3))

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from tests.parity.cases import Arrays, NotImplementedCase, camera_case, discriminator_case, generator_case
-
-TOLERANCE = 1e-3
+from tests.parity.matching import TOLERANCE, match_vertices
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,6 @@ def compare_mesh(
     wrong = len(ours ^ expected)
     note = f"{wrong} triangles differ" if wrong else ""
     return [*lines, Line(case, f"faces{index}", wrong / max(len(expected), 1), note)]
-
-
-def match_vertices(verts_V3: np.ndarray, ref_verts_V3: np.ndarray) -> np.ndarray:
-    """For each of our vertices the reference vertex it stands for.
-
-    The same order is taken where it fits (two vertices may coincide); otherwise the nearest one.
-    """
-    in_order = np.abs(verts_V3 - ref_verts_V3).max()
-    if in_order <= TOLERANCE * np.sqrt(np.square(ref_verts_V3).mean()):
-        return np.arange(len(verts_V3))
-    return cKDTree(ref_verts_V3).query(verts_V3)[1]
 
 
 def compare_case(folder: Path, name: str) -> Iterator[Line]:

@@ -11,9 +11,11 @@ FOLDER = Path(__file__).parents[3] / "shared" / "parity"
 BUILT = [
     "cameras",
     "discriminator_small",
+    "separate_dmtet",
     "unified_dmtet_full",
     "unified_dmtet_small",
     "unified_dmtet_small_n3",
+    "unified_flexicubes_small",
 ]
 
 
