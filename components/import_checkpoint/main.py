@@ -70,12 +70,17 @@ def run(args: argparse.Namespace) -> None:
 
     warnings: list[str] = []
     grid = None
+    on_tetrahedra = getattr(config.model, "isosurface", "dmtet") == "dmtet"
+    if args.tet_grid and not on_tetrahedra:
+        raise InputError(
+            f"{args.upstream}: is a FlexiCubes model, which has no tetrahedra; leave out --tet-grid"
+        )
     if args.tet_grid:
         found = read_grid(args.tet_grid, config.model.tet_res, config.model.grid_scale)
         grid = found.grid
         warnings += [f"{args.tet_grid}: {change}" for change in found.changes]
         warnings += layers_warning(found.grid)
-    elif getattr(config.model, "isosurface", "dmtet") == "dmtet":
+    elif on_tetrahedra:
         warnings.append(
             "no --tet-grid: shapes are extracted on our own grid of the same resolution, so they will differ slightly "
             "from those of the published implementation"

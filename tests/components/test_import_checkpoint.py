@@ -1,0 +1,225 @@
+"""`get3d import-checkpoint` and `export-checkpoint`, as commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from get3d_model.bundle import GRID_PREFIX, Parts, load_parts
+from get3d_model.config import load_config
+from get3d_model.inference import Sampler
+from get3d_model.mesh_io import mesh_bytes
+from get3d_model.published_file import read_published_file, write_published_file
+from get3d_model.published_model import to_published
+from pipelines.cli import main
+from tests.components.published import kuhn_grid, plain_config, random_parts, write_bundle
+from tests.get3d_model.training.tiny import run, write_params
+
+OPTIONS = ["--tet-res", "8", "--preset", "chair_1024", "--grid-scale", "1"]
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    return random_parts(plain_config())
+
+
+@pytest.fixture(scope="module")
+def upstream(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the published implementation would have written the model."""
+    path = tmp_path_factory.mktemp("published") / "model.pt"
+    write_published_file({part: to_published(state) for part, state in parts.items()}, path)
+    return path
+
+
+def import_checkpoint(upstream: Path, out: Path, *options: str) -> int:
+    return main(["import-checkpoint", str(upstream), "--out", str(out), *OPTIONS, *options])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *command: str | Path) -> str:
+    """The one line that a command prints as it exits 2."""
+    assert main([str(word) for word in command]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith(f"get3d {command[0]}: ")
+    return message
+
+
+def test_the_model_is_found_and_bit_equal(
+    upstream: Path, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model.safetensors"
+    assert import_checkpoint(upstream, out, "--kimg", "20000", "--name", "mine", "--r1-gamma", "5") == 0
+    warning, output = reversed(capsys.readouterr())
+    assert "no --tet-grid: shapes are extracted on our own grid" in warning and warning.count("\n") == 1
+    assert "z 16, w 16, tri-planes 16, grid 8 of side 1, images 16" in output
+    sampler = Sampler.load(out)
+    assert sampler.config.model == plain_config().model
+    assert (sampler.config.name, sampler.identity.kimg, sampler.config.training.r1_gamma) == (
+        "mine",
+        20000,
+        5,
+    )
+    assert load_config(tmp_path / "model.yaml") == sampler.config
+    loaded, _ = load_parts(out)
+    for part, state in parts.items():
+        assert loaded[part].keys() == state.keys()
+        assert all(torch.equal(loaded[part][name], state[name]) for name in state)
+    write_bundle(tmp_path / "ours.safetensors", plain_config())
+    first, second = (
+        dataclasses.replace(Sampler.load(path).generate([4], 0.7, 64)[0], extras={})
+        for path in (out, tmp_path / "ours.safetensors")
+    )
+    assert mesh_bytes(first, "glb") == mesh_bytes(second, "glb")
+
+
+def test_wrapped_files_with_more_in_them(
+    upstream: Path, parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        part: {f"module.{n}": t for n, t in state.items()}
+        for part, state in read_published_file(upstream).items()
+    }
+    content["G_ema"]["module.synthesis.dmtet.center"] = torch.zeros(3)
+    torch.save({**content, "augment_pipe": None, "step": 7}, tmp_path / "wrapped.pt")
+    assert import_checkpoint(tmp_path / "wrapped.pt", tmp_path / "a.safetensors") == 0
+    assert (
+        "G_ema: 1 tensors have no place in the model and are left out (synthesis.dmtet.center)"
+        in capsys.readouterr().err
+    )
+    loaded, _ = load_parts(tmp_path / "a.safetensors")
+    assert all(torch.equal(loaded[part][name], parts[part][name]) for part in parts for name in parts[part])
+
+
+def test_without_a_discriminator_it_still_samples(
+    upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"G_ema": read_published_file(upstream)["G_ema"]}, tmp_path / "ema.pt")
+    assert import_checkpoint(tmp_path / "ema.pt", tmp_path / "a.safetensors") == 0
+    output, warning = capsys.readouterr()
+    assert "has no D: training cannot start from it" in warning and "train on" not in output
+    assert Sampler.load(tmp_path / "a.safetensors").config.model.image_resolution == 1024
+
+
+def test_a_grid_of_its_own(upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vertices, tets = kuhn_grid(8)
+    np.savez(tmp_path / "grid.npz", v=vertices * 2, t=tets)
+    out = tmp_path / "a.safetensors"
+    assert import_checkpoint(upstream, out, "--tet-grid", str(tmp_path / "grid.npz")) == 0
+    warnings = capsys.readouterr().err
+    assert "to a cube of side 1 at 0" in warnings and "turned to positive volume" in warnings
+    assert "our own grid" not in warnings and "layers" not in warnings
+    (tmp_path / "grid.npz").unlink()
+    grid = Sampler.load(out).generator.synthesis.extractor.grid
+    assert torch.equal(grid.vertices_N3, torch.from_numpy(vertices)) and grid.resolution == 8
+    np.savez(tmp_path / "grid.npz", v=kuhn_grid(6)[0], t=kuhn_grid(6)[1])
+    assert import_checkpoint(upstream, out, "--tet-grid", str(tmp_path / "grid.npz")) == 0
+    assert "the grid has 6 layers along its sides and --tet-res is 8" in capsys.readouterr().err
+
+
+def test_a_malicious_file_is_refused_and_not_executed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Touch:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'touched'}",))
+
+    torch.save({"G_ema": {}, "G": Touch()}, tmp_path / "evil.pt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Touch()))
+    for name in ("evil.pt", "evil.pkl"):
+        message = refusal(capsys, "import-checkpoint", tmp_path / name, "--out", tmp_path / "a.safetensors")
+        assert name in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pkl", "evil.pt"]
+
+
+def test_what_cannot_be_imported_is_named(
+    upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, out = read_published_file(upstream), tmp_path / "a.safetensors"
+    lacking = {n: t for n, t in parts["G"].items() if n != "synthesis.to_rgb.bias"}
+    write_published_file({**parts, "G": lacking}, tmp_path / "lacking.pt")
+    wide = {**parts["D"], "b4.out.bias": torch.zeros(5)}
+    write_published_file({**parts, "D": wide}, tmp_path / "wide.pt")
+    (tmp_path / "cut.pt").write_bytes(upstream.read_bytes()[:-5000])
+    (tmp_path / "model.yaml").write_text("name: edited\n")
+    for arguments, expected in (
+        ((tmp_path / "lacking.pt",), "lacking.pt: G: lacks synthesis.to_rgb.bias"),
+        ((tmp_path / "wide.pt",), "wide.pt: D: b4.out.bias has shape (5,)"),
+        ((tmp_path / "cut.pt",), "cut.pt: not a readable PyTorch checkpoint"),
+        ((upstream, "--tet-res", "7"), "tet_res must be even"),
+        ((upstream, "--preset", "boat"), "boat: no such params file; start from a preset"),
+        ((upstream, "--tet-grid", tmp_path / "none.npz"), "none.npz: no such grid file"),
+        ((upstream, "--params", tmp_path / "model.yaml"), "model.yaml: exists with other content"),
+    ):
+        message = refusal(capsys, "import-checkpoint", *arguments, "--out", out)
+        assert expected in message
+        assert not out.exists()
+    assert "is a folder" in refusal(capsys, "import-checkpoint", upstream, "--out", tmp_path)
+
+
+def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = plain_config()
+    write_bundle(tmp_path / "plain.safetensors", config)
+    model = dataclasses.replace(config.model, mirror_symmetry=True, initial_shape=(0.4, 0.4, 0.4))
+    write_bundle(tmp_path / "ours.safetensors", dataclasses.replace(config, model=model))
+    for name, options, expected in (
+        ("ours", ("--out", tmp_path / "a.pt"), "model.initial_shape and model.mirror_symmetry"),
+        (
+            "plain",
+            ("--out", tmp_path / "a.pt", "--half"),
+            "--half needs an --out that ends with .safetensors",
+        ),
+        ("plain", ("--out", tmp_path), "is a folder"),
+        ("none", ("--out", tmp_path / "a.pt"), "no checkpoint here"),
+    ):
+        checkpoint = tmp_path / f"{name}.safetensors"
+        assert expected in refusal(capsys, "export-checkpoint", "--checkpoint", checkpoint, *options)
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_the_whole_way_as_processes(tiny_data: Path, tmp_path: Path) -> None:
+    """train -> export -> import with the grid -> generate -> train on from it -> keep as one small file -> train."""
+
+    def get3d(*words: str | Path) -> str:
+        done = run([sys.executable, "-m", "pipelines.cli", *map(str, words)])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    params = write_params(tmp_path / "params.yaml", plain_config(1))
+    get3d("train", "--config", params, "--data", tiny_data, "--out", tmp_path / "first")
+    get3d("export-checkpoint", "--checkpoint", tmp_path / "first", "--out", tmp_path / "model.pt")
+    grid, imported = tmp_path / "model.grid.npz", tmp_path / "imported.safetensors"
+    get3d("import-checkpoint", tmp_path / "model.pt", "--tet-grid", grid, "--out", imported, *OPTIONS)
+    get3d(
+        "generate",
+        "--checkpoint",
+        imported,
+        "--out",
+        tmp_path / "meshes",
+        "--seeds",
+        "0",
+        "--texture-resolution",
+        "64",
+    )
+    (glb,) = (tmp_path / "meshes").iterdir()
+    assert glb.read_bytes()[:4] == b"glTF"
+    trained, _ = load_parts(
+        next((tmp_path / "first" / "checkpoints").iterdir()) / "generator_ema.safetensors"
+    )
+    same, _ = load_parts(imported)
+    for part, state in trained.items():
+        assert all(torch.equal(same[part][name], state[name]) for name in state)
+    assert f"{GRID_PREFIX}tets_T4" in same["G"]
+    train_on = ["train", "--config", params, "--data", tiny_data]
+    assert "starting from the weights" in get3d(
+        *train_on, "--init-from", imported, "--out", tmp_path / "second"
+    )
+    small = tmp_path / "small.safetensors"
+    get3d("export-checkpoint", "--checkpoint", tmp_path / "second", "--half", "--out", small)
+    assert "starting from the weights" in get3d(*train_on, "--init-from", small, "--out", tmp_path / "third")
+    assert "resuming from" in get3d(*train_on, "--init-from", small, "--out", tmp_path / "third")
