@@ -5,6 +5,7 @@ Shape legend: B batch, Z latent width, D w width, L layers (copies of w), H W im
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from get3d_model.types import Camera, PackedMeshes, TexturedMesh
 from get3d_model.weights import load_module
 
 CHECKPOINT_FILE = "checkpoint.json"
+BEST_FILE = "best.json"
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,11 @@ class Shapes:
 def find_checkpoint(path: Path) -> Path:
     """The weight file meant by `path`: the file itself, a checkpoint folder, or a training folder (its newest).
 
-    Raises InputError.
+    The `best.json` of a training folder means its best checkpoint by the validation metric. Raises InputError.
     """
     path = Path(path)
+    if path.name == BEST_FILE:
+        return _best_checkpoint(path)
     if path.is_file():
         return path
     if (path / GENERATOR_FILE).is_file():
@@ -80,6 +84,20 @@ def find_checkpoint(path: Path) -> Path:
     raise InputError(
         f"{path}: no checkpoint here; give a {GENERATOR_FILE}, a checkpoint folder or a training folder"
     )
+
+
+def _best_checkpoint(path: Path) -> Path:
+    try:
+        file = path.parent / json.loads(path.read_text())["checkpoint"] / GENERATOR_FILE
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); training writes it with its first validated checkpoint"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); give the training folder instead") from None
+    if not file.is_file():
+        raise InputError(f"{path} names {file}, which is gone; give the training folder instead")
+    return file
 
 
 class Sampler:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.training.trainer import Trainer
 
     config = load_config(args.config)
-    world = world_from_environment()
+    world = world_from_environment(config.training.rank_timeout_s)
     try:
         trainer = Trainer(config, args.data, args.out, world, args.init_from)
         if world.is_main:

@@ -26,6 +26,7 @@ from get3d_model.config import config_from_dict, config_to_dict
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, write_json_atomic
 from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
+from get3d_model.training.best import Best, write_best
 from get3d_model.weights import load_module, load_tensors, save_tensors
 
 KEEP = 2
@@ -34,6 +35,7 @@ RETIRED_PREFIX = "stale-"
 RESUMABLE_CHANGES = {
     "training": {
         "total_kimg", "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "data_workers",
+        "validation_images", "early_stopping_patience", "rank_timeout_s",
     },
     "meshes": None, "render": None, "evaluation": None, "serving": None, "name": None,
 }  # fmt: skip
@@ -41,12 +43,13 @@ RESUMABLE_CHANGES = {
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint holds beside the weights. `dataset`: identity of the training data."""
+    """What a checkpoint holds beside the weights. dataset: identity of the training data. best: of `training.best`."""
 
     step: int
     images_seen: int
     config: dict[str, Any]
     dataset: dict[str, Any]
+    best: dict[str, Any] | None = None
 
     @property
     def kimg(self) -> float:
@@ -69,7 +72,10 @@ def checkpoint_dir(out: Path, images_seen: int) -> Path:
 
 
 def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) -> Path:
-    """Writes a checkpoint atomically, then removes all but the newest KEEP and what killed runs left. Returns its folder."""
+    """Writes a checkpoint atomically, then removes old ones and what killed runs left. Returns its folder.
+
+    The newest KEEP stay, and the one that `state.best` names.
+    """
     folder = checkpoint_dir(out, state.images_seen)
     description = {"config": state.config, "kimg": state.kimg, "step": state.step, "dataset": state.dataset}
     with atomic_directory(folder) as temporary:
@@ -84,13 +90,21 @@ def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) ->
             **_optimizer_tensors("discriminator", modules.discriminator_optimizer),
         }
         save_tensors(optimizers, temporary / "optimizers.safetensors", {})
-        write_json_atomic(temporary / CHECKPOINT_FILE, {**description, "images_seen": state.images_seen})
+        write_json_atomic(
+            temporary / CHECKPOINT_FILE, {**description, "images_seen": state.images_seen, "best": state.best}
+        )
     # Renamed first: a run killed while it removes must not leave half a checkpoint under its name.
-    retire_checkpoints(list_checkpoints(out)[:-KEEP])
+    best = checkpoint_dir(out, (state.best or {}).get("images_seen") or state.images_seen)
+    retire_checkpoints([old for old in list_checkpoints(out)[:-KEEP] if old != best])
     for pattern in (f"{RETIRED_PREFIX}*", ".*.tmp", ".*.old"):
         for left_over in folder.parent.glob(pattern):
             shutil.rmtree(left_over)
     return folder
+
+
+def record_best(out: Path, best: Best) -> None:
+    """Brings `best.json` in line with a run's record."""
+    write_best(out, best, None if best.images_seen is None else checkpoint_dir(out, best.images_seen))
 
 
 def retire_checkpoints(folders: Sequence[Path]) -> None:
@@ -109,7 +123,9 @@ def read_state(folder: Path) -> TrainingState:
     path = folder / CHECKPOINT_FILE
     try:
         data = json.loads(path.read_text())
-        return TrainingState(data["step"], data["images_seen"], data["config"], data["dataset"])
+        return TrainingState(
+            data["step"], data["images_seen"], data["config"], data["dataset"], data.get("best")
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path}: not a readable checkpoint ({error!r}); remove {folder} to use an older one"

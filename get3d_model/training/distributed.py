@@ -3,55 +3,157 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from get3d_model.errors import InputError
+from get3d_model.training.watchdog import Watchdog
+
+RANK_TIMEOUT_S = 600.0
+
+
+class RanksDisagree(InputError):
+    """Ranks of one run hold different weights."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run."""
+    """This process among those of the run.
+
+    control: a gloo group for what the processes agree on; it never waits for a GPU. None in a world of one.
+    """
 
     rank: int
     size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
+    watchdog: Watchdog | None = None
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def arrive(self, place: str) -> None:
+        """Tells the watchdog that this rank enters a collective."""
+        if self.watchdog:
+            self.watchdog.arrive(place)
+
+    def average(self, tensor: Tensor, place: str) -> None:
+        """Replaces a tensor by its mean over all ranks."""
+        if self.size > 1:
+            self.arrive(place)
+            dist.all_reduce(tensor)
+            tensor /= self.size
+
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""
         if self.size > 1:
+            self.arrive("the initial weights")
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor.data, src=0)
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank when `flag` is true on one."""
+    def agree(self, value: Any, place: str) -> Any:
+        """Rank 0's value, on every rank. What the others pass does not matter."""
         if self.size == 1:
-            return flag
-        value = torch.tensor([float(flag)], device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+            return value
+        self.arrive(place)
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
-    def barrier(self) -> None:
+    def gather(self, value: Any, place: str) -> list[Any]:
+        """The values of all ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        self.arrive(place)
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def barrier(self, place: str) -> None:
+        """Waits for all ranks; the watchdog names those that do not come."""
         if self.size > 1:
-            dist.barrier()
+            self.arrive(place)
+            dist.barrier(group=self.control)
+
+    def check_same_weights(self, modules: Mapping[str, nn.Module]) -> None:
+        """Raises RanksDisagree, naming ranks and module, unless all ranks hold the same bits."""
+        mine = {name: fingerprint(module) for name, module in modules.items()}
+        everyone = self.gather(mine, "the comparison of weights")
+        for name in modules:
+            values = [entry[name] for entry in everyone]
+            usual = Counter(values).most_common(1)[0][0]
+            odd = [str(rank) for rank, value in enumerate(values) if value != usual]
+            if odd:
+                raise RanksDisagree(
+                    f"the {name} of rank {', '.join(odd)} differs from that of the other ranks; its GPU or its software "
+                    "is not like theirs: run again without it, from the last checkpoint"
+                )
 
     def close(self) -> None:
+        if self.watchdog:
+            self.watchdog.stop()
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def world_from_environment() -> World:
+class StopVote:
+    """Whether any rank wants to stop, known to all ranks at the same step: the next one, so that none waits."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._ballot = torch.zeros(1)
+        self._work: dist.Work | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        """Called once per step by every rank; true when some rank's `flag` was in the call before (alone: in this)."""
+        if self._world.size == 1:
+            return flag
+        stop = self.close()
+        self._ballot = torch.tensor([float(flag)])
+        self._work = dist.all_reduce(
+            self._ballot, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True
+        )
+        return stop
+
+    def close(self) -> bool:
+        """Waits for the vote that is under way; its result."""
+        if self._work is None:
+            return False
+        self._work.wait()
+        self._work = None
+        return bool(self._ballot.item())
+
+
+def fingerprint(module: nn.Module) -> int:
+    """A checksum over the bits of all parameters and buffers, computed where they are; one copy to the host.
+
+    Sums of integers do not depend on their order, so equal bits give equal sums on every kind of device.
+    """
+    total = None
+    for tensor in [*module.parameters(), *module.buffers()]:
+        bits = tensor.detach().contiguous().flatten().view(torch.uint8)
+        words = bits.view(torch.int32) if bits.numel() % 4 == 0 and bits.storage_offset() % 4 == 0 else bits
+        # Odd weights by position, wrapping at 2^64: exchanged values are seen too.
+        weight = torch.arange(1, 2 * words.numel(), 2, device=words.device)
+        value = (words.long() * weight).sum()
+        total = value if total is None else total * 1_000_003 + value
+    return 0 if total is None else int(total)
+
+
+def world_from_environment(timeout_s: float = RANK_TIMEOUT_S) -> World:
     """Joins the process group described by RANK, WORLD_SIZE, LOCAL_RANK; without them a world of one.
 
-    One process per GPU (NCCL) where CUDA exists, else CPU processes (gloo). Raises InputError for
-    variables that do not fit together.
+    One process per GPU (NCCL) where CUDA exists, else CPU processes (gloo). timeout_s: how long ranks wait for one
+    that does not come. Raises InputError for variables that do not fit together and for ranks that do not start.
     """
     try:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -71,6 +173,49 @@ def world_from_environment() -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return World(rank, size, device)
+    if size == 1:
+        return World(rank, size, device)
+    return _join(rank, size, device, timeout_s)
+
+
+def _join(rank: int, size: int, device: torch.device, timeout_s: float) -> World:
+    patience = timedelta(seconds=timeout_s)
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+    except (dist.DistError, ValueError) as error:
+        raise InputError(
+            f"rank {rank} does not reach rank 0 at {address} (MASTER_ADDR, MASTER_PORT): {error}"
+        ) from None
+    _wait_for_all(store, rank, size, timeout_s)
+    cuda = device.type == "cuda"
+    # Longer than the watchdog, which can name the rank that is missing.
+    group_timeout = patience + timedelta(seconds=60)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=dist.PrefixStore("get3d/group", store),
+        rank=rank,
+        world_size=size,
+        timeout=group_timeout,
+        device_id=device if cuda else None,
+    )
+    control = dist.new_group(backend="gloo", timeout=group_timeout)
+    # A connection of its own: what waits for a key holds its connection.
+    watchdog = Watchdog(store.clone(), rank, size, timeout_s)
+    watchdog.start()
+    return World(rank, size, device, control, watchdog)
+
+
+def _wait_for_all(store: dist.Store, rank: int, size: int, timeout_s: float) -> None:
+    """Raises InputError naming the ranks that did not start in time."""
+    store.set(f"get3d/started/{rank}", "1")
+    deadline = time.monotonic() + timeout_s
+    missing = list(range(size))
+    while missing := [other for other in missing if not store.check([f"get3d/started/{other}"])]:
+        if time.monotonic() > deadline:
+            names = ", ".join(str(other) for other in missing)
+            raise InputError(
+                f"rank {names} of {size} did not start within {timeout_s:.0f} s; see the log of its node, or raise "
+                "training.rank_timeout_s"
+            )
+        time.sleep(0.05)

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from get3d_model.training.distributed import World
@@ -39,9 +38,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> Gradi
     if not owners:
         return GradientFigures(torch.zeros(()), torch.zeros(()))
     flat_P = torch.cat([p.grad.flatten() for p in owners])
-    if world.size > 1:
-        dist.all_reduce(flat_P)
-        flat_P /= world.size
+    world.average(flat_P, "the gradients")
     replaced = flat_P.isfinite().logical_not_().sum()
     torch.nan_to_num(flat_P, nan=0.0, posinf=REPLACEMENT_OF_INF, neginf=-REPLACEMENT_OF_INF, out=flat_P)
     for parameter, part in zip(owners, flat_P.split([p.numel() for p in owners]), strict=True):

@@ -71,6 +71,16 @@ class TrainingStep:
         update_ema(modules.generator_ema, modules.generator, beta)
         return report
 
+    @torch.no_grad()
+    def synchronise(self) -> None:
+        """Averages w_avg, the only weight that each rank computes from its own samples, over the ranks.
+
+        A moving average is linear in what it averages: the mean of the ranks' is that of all samples together.
+        """
+        for generator in (self.modules.generator, self.modules.generator_ema):
+            for mapping in (generator.mapping, generator.mapping_geo):
+                self.world.average(mapping.w_avg, "the average of w")
+
     def _update(self, optimizer: torch.optim.Optimizer) -> GradientFigures:
         figures = average_gradients(optimizer.param_groups[0]["params"], self.world)
         optimizer.step()

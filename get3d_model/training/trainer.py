@@ -5,20 +5,19 @@ Shape legend: B batch, H W image size
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.cameras import camera_distribution, preview_cameras
+from get3d_model.cameras import camera_distribution
 from get3d_model.config import Config, config_to_dict
 from get3d_model.data.dataset import RenderedDataset, to_training_tensor
 from get3d_model.data.manifest import MANIFEST_NAME
@@ -26,35 +25,31 @@ from get3d_model.data.preflight import preflight
 from get3d_model.data.sampler import InfiniteSampler
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, sha256_json
-from get3d_model.image_grid import save_image, tile
 from get3d_model.inference import ModelIdentity, Sampler
+from get3d_model.training.best import Best, best_from_dict
 from get3d_model.training.checkpoint import (
     TrainingState,
+    checkpoint_dir,
     list_checkpoints,
     load_checkpoint,
     read_state,
+    record_best,
     retire_checkpoints,
     save_checkpoint,
     what_changed,
 )
-from get3d_model.training.distributed import World
+from get3d_model.training.distributed import StopVote, World
 from get3d_model.training.initial_weights import initialise_from, starting_grid
 from get3d_model.training.phases import Report
+from get3d_model.training.previews import save_generated, save_real
+from get3d_model.training.report import summarise
+from get3d_model.training.signals import SignalFlag, TrainingInterrupted
 from get3d_model.training.sink import MetricSink
 from get3d_model.training.step import build_training_step
+from get3d_model.training.validation import KEY as VALIDATION_KEY
+from get3d_model.training.validation import Validator
 
 CACHE_BYTES = 1 << 30
-GRID_COLUMNS, GRID_ROWS = 8, 4
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the run is saved and can be resumed. `signal_number` says which."""
-
-    def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(
-            f"interrupted by {signal.Signals(signal_number).name}; saved {checkpoint}, run again to resume"
-        )
-        self.signal_number = signal_number
 
 
 class TrainingDiverged(InputError):
@@ -108,6 +103,13 @@ class Trainer:
         self.preview = Sampler(
             self.modules.generator_ema, config, identity, self.train.phases.rasterizer, world.device
         )
+        self.validator = Validator(Path(data_dir), config, self.preview)
+        if training.early_stopping_patience is not None and not self.validator.images:
+            raise InputError(
+                f"training.early_stopping_patience needs a validation metric: {data_dir} has no images in its split "
+                "'val', or training.validation_images is 0; set the patience to null"
+            )
+        self.best = Best(self.validator.metric)
         self.step = 0
         self.images_seen = 0
 
@@ -119,10 +121,15 @@ class Trainer:
         Raises InputError when it belongs to another configuration or data set, unless `restart_on_change`,
         which starts afresh (the old checkpoints go when the first new one is written).
         """
-        folders = list_checkpoints(self.out)
+        # What rank 0 sees counts: another node may see a checkpoint of a killed run later, or one that goes.
+        folders = self.world.agree(list_checkpoints(self.out), "the choice of a checkpoint")
         if not folders:
             self._initialise()
             return None
+        if not folders[-1].is_dir():
+            raise InputError(
+                f"rank {self.world.rank} does not see {folders[-1]}; --out must be a folder that all nodes share"
+            )
         state = read_state(folders[-1])
         change = what_changed(
             state.config, config_to_dict(self.config), state.dataset, self._dataset_identity()
@@ -133,15 +140,16 @@ class Trainer:
                     f"{folders[-1]} belongs to another run ({change}); give another --out, or --restart-on-change"
                 )
             # Before the folders move, every rank must have seen them.
-            self.world.barrier()
+            self.world.barrier("the restart")
             if self.world.is_main:
                 print(f"starting afresh: {change}", flush=True)
                 retire_checkpoints(folders)
-            self.world.barrier()
+            self.world.barrier("the restart")
             self._initialise()
             return None
         state = load_checkpoint(folders[-1], self.modules)
         self.step, self.images_seen = state.step, state.images_seen
+        self.best = best_from_dict(state.best, self.validator.metric)
         return folders[-1]
 
     def _initialise(self) -> None:
@@ -170,12 +178,16 @@ class Trainer:
         reports: list[Report] = []
         data_wait_s = 0.0
         tick_at, tick_images = time.monotonic(), self.images_seen
-        if self.world.is_main and self.step == 0:
-            self._save_reals()
-            self._save_grid()
-        with _SignalFlag() as stop, ThreadPoolExecutor(1, "get3d-data") as pool:
+        if self.world.is_main:
+            # A run killed between a checkpoint and its record left the record behind.
+            record_best(self.out, self.best)
+            if self.step == 0:
+                save_real(self.out, self.dataset, self.config)
+                save_generated(self.out, self.preview, 0)
+        with SignalFlag() as stop, ThreadPoolExecutor(1, "get3d-data") as pool:
+            vote = StopVote(self.world)
             pending = pool.submit(self._read, self.step)
-            while self.images_seen < total:
+            while self.images_seen < total and not self.out_of_patience:
                 waited = time.monotonic()
                 real_B4HW, angles_B2 = self._take(pending)
                 data_wait_s += time.monotonic() - waited
@@ -184,13 +196,10 @@ class Trainer:
                 self.step += 1
                 self.images_seen += training.batch_size
                 last = self.images_seen >= total
-                stopping = (
-                    self.world.any(stop.number is not None)
-                    if (self.world.size > 1)
-                    else stop.number is not None
-                )
-                if last or stopping or self.step % every["log"] == 0:
-                    values = self._average(reports)
+                stopping = vote(stop.number is not None)
+                saving = last or stopping or self.step % every["checkpoint"] == 0
+                if saving or self.step % every["log"] == 0:
+                    values = summarise(reports, self.world)
                     self._check_finite(values)
                     now = time.monotonic()
                     images = self.images_seen - tick_images
@@ -200,23 +209,47 @@ class Trainer:
                         "data_wait_s": data_wait_s,
                         "elapsed_s": now - progress.started_at,
                     }
+                    # Who asks to stop does not wait for a measurement.
+                    if saving and not stopping:
+                        values |= self._validate()
                     if self.world.is_main:
                         for sink in sinks:
                             sink.record(self.step, values)
                         self._print(values, total, progress)
                     reports, data_wait_s, tick_at, tick_images = [], 0.0, now, self.images_seen
-                if self.world.is_main and (last or self.step % every["image"] == 0):
-                    self._save_grid()
-                if last or stopping or self.step % every["checkpoint"] == 0:
-                    if reports:
-                        self._check_finite(self._average(reports))
+                ending = last or self.out_of_patience
+                if self.world.is_main and (ending or self.step % every["image"] == 0):
+                    save_generated(self.out, self.preview, self.images_seen)
+                if saving:
                     folder = self._save()
                     if stopping and not last:
                         pending.cancel()
                         raise TrainingInterrupted(stop.number or signal.SIGTERM, folder)
             pending.cancel()
+            vote.close()
+        if self.out_of_patience and self.images_seen < total and self.world.is_main:
+            print(
+                f"stopped early at kimg {self.images_seen / 1000:.2f}: {self.best.worse_since} validations in a row "
+                f"not below {self.best.value:.4f} of kimg {(self.best.images_seen or 0) / 1000:.2f}",
+                flush=True,
+            )
         folders = list_checkpoints(self.out)
         return folders[-1] if folders else self._save()
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the validation metric has not got better for as long as the configuration allows."""
+        patience = self.config.training.early_stopping_patience
+        return patience is not None and self.best.worse_since >= patience
+
+    def _validate(self) -> dict[str, float]:
+        """Measures on rank 0; all ranks know the result, so that all stop at the same step."""
+        if not self.validator.images:
+            return {}
+        values = self.validator.measure() if self.world.is_main else {}
+        values = self.world.agree(values, "the validation")
+        self.best = self.best.updated(values[VALIDATION_KEY], self.images_seen)
+        return values
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
         batch = self.dataset.read_batch(self.sampler.batch(step, self.local_batch))
@@ -230,33 +263,42 @@ class Trainer:
             angles_B2.to(device, non_blocking=True),
         )
 
-    def _average(self, reports: list[Report]) -> dict[str, float]:
-        """Means over the steps since the last record; one copy from the device."""
-        names = sorted({name for report in reports for name in report})
-        means = [torch.stack([r[name].float().cpu() for r in reports if name in r]).mean() for name in names]
-        return dict(zip(names, torch.stack(means).tolist(), strict=True)) if names else {}
-
     def _check_finite(self, values: dict[str, float]) -> None:
+        """The values are those of all ranks, so all raise or none."""
         bad = [
             name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value)
         ]
-        if not self.world.any(bool(bad)):
+        if not bad:
             return
         folders = list_checkpoints(self.out)
         good = f"the last good checkpoint is {folders[-1]}" if folders else "there is no checkpoint yet"
         raise TrainingDiverged(
-            f"{', '.join(bad) or 'a loss on another rank'} became NaN or infinite before kimg "
-            f"{self.images_seen / 1000:.1f}; {good}; lower the learning rates or raise training.r1_gamma"
+            f"{', '.join(bad)} became NaN or infinite before kimg {self.images_seen / 1000:.1f}; {good}; "
+            "lower the learning rates or raise training.r1_gamma"
         )
 
     def _save(self) -> Path:
+        self.train.synchronise()
+        modules = self.modules
+        self.world.check_same_weights(
+            {
+                "generator": modules.generator,
+                "moving average of the generator": modules.generator_ema,
+                "discriminator": modules.discriminator,
+            }
+        )
         state = TrainingState(
-            self.step, self.images_seen, config_to_dict(self.config), self._dataset_identity()
+            self.step,
+            self.images_seen,
+            config_to_dict(self.config),
+            self._dataset_identity(),
+            dataclasses.asdict(self.best),
         )
         if self.world.is_main:
-            save_checkpoint(self.out, self.modules, state)
-        self.world.barrier()
-        return list_checkpoints(self.out)[-1]
+            save_checkpoint(self.out, modules, state)
+            record_best(self.out, self.best)
+        self.world.barrier("the checkpoint")
+        return checkpoint_dir(self.out, self.images_seen)
 
     def _dataset_identity(self) -> dict[str, object]:
         """What the weights were trained on, independent of where the folder is."""
@@ -269,27 +311,6 @@ class Trainer:
             else sha256_json([self.dataset.shape_ids, self.dataset.angles_N2.tolist()]),
         }
 
-    def _save_grid(self) -> None:
-        """Samples of the EMA generator: fixed seeds over columns and rows, at cameras that go around."""
-        count = GRID_COLUMNS * GRID_ROWS
-        camera = preview_cameras(self.config.cameras.orbit, count, start_rad=math.radians(30.0))
-        pictures = []
-        for first in range(0, count, GRID_COLUMNS):
-            styles = self.preview.styles(range(first, first + GRID_COLUMNS))
-            pictures.append(self.preview.render(styles, camera[slice(first, first + GRID_COLUMNS)])[..., :3])
-        save_image(
-            tile(np.concatenate(pictures), GRID_COLUMNS),
-            self.out / "images" / f"fakes_{self.images_seen:09d}.png",
-        )
-
-    def _save_reals(self) -> None:
-        count = GRID_COLUMNS * GRID_ROWS
-        indices = np.linspace(0, len(self.dataset) - 1, count).astype(int)
-        batch = self.dataset.read_batch(indices)
-        rgb = to_training_tensor(batch.rgba_B4HW, self.config.training.background)[:, :3]
-        pictures = ((rgb + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        save_image(tile(pictures, GRID_COLUMNS), self.out / "images" / "reals.png")
-
     def _print(self, values: dict[str, float], total: int, progress: _Progress) -> None:
         done = self.images_seen - progress.started_images
         rate = (time.monotonic() - progress.started_at) / done
@@ -299,31 +320,10 @@ class Trainer:
             f"ETA {_duration(eta)}  G {values['loss/generator_rgb']:.2f}+{values['loss/generator_mask']:.2f}  "
             f"D {values['loss/discriminator_fake'] + values['loss/discriminator_real']:.2f}  "
             f"signs {values['signs/real_rgb']:+.2f} {values['signs/fake_rgb']:+.2f}  "
-            f"empty {values['shapes/empty_fraction']:.0%}",
+            f"empty {values['shapes/empty_fraction']:.0%}"
+            + (f"  SWD {values[VALIDATION_KEY]:.3f}" if VALIDATION_KEY in values else ""),
             flush=True,
         )
-
-
-class _SignalFlag:
-    """Remembers SIGINT or SIGTERM instead of dying in the middle of a step; a second one is not caught."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> _SignalFlag:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: object) -> None:
-        self.number = number
-        signal.signal(number, self._previous[number])
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 def _duration(seconds: float) -> str:

@@ -36,6 +36,7 @@ def tiny_config(steps: int, **training: Any) -> Config:
         "checkpoint_interval_kimg": STEP_KIMG,
         "image_interval_kimg": 1.0,
         "log_interval_kimg": STEP_KIMG,
+        "validation_images": 0,
         **training,
     }
     return dataclasses.replace(
