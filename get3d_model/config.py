@@ -195,6 +195,12 @@ class TrainingConfig:
     image_interval_kimg: float = 200.0
     """Between image grids."""
     log_interval_kimg: float = 4.0
+    validation_images: int = 256
+    """Held-out views that every checkpoint is measured against (sliced Wasserstein distance); 0: none."""
+    early_stopping_patience: int | None = None
+    """Checkpoints in a row without a better validation metric after which training ends; none: never."""
+    rank_timeout_s: float = 600.0
+    """How long the processes of a run wait for one that hangs; longer than a checkpoint with its validation takes."""
     seed: int = 0
     data_workers: int = 4
     """Threads that decode images ahead of the training step; 1 is best for small images, which stay in memory."""
@@ -202,7 +208,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in (
             "total_kimg", "generator_lr", "discriminator_lr", "ema_half_life_kimg",
-            "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg",
+            "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "rank_timeout_s",
         ):  # fmt: skip
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name in ("batch_size", "views_per_shape", "r1_interval", "data_workers"):
@@ -211,8 +217,13 @@ class TrainingConfig:
             self.batch_size % self.views_per_shape == 0,
             f"batch_size ({self.batch_size}) must be a multiple of views_per_shape ({self.views_per_shape})",
         )
+        _check(
+            self.early_stopping_patience is None or self.early_stopping_patience >= 1,
+            f"early_stopping_patience must be at least 1 or null, not {self.early_stopping_patience}",
+        )
         for name in (
             "r1_gamma", "sdf_regularizer_weight", "flexicubes_deviation_weight", "flexicubes_weights_weight",
+            "validation_images",
         ):  # fmt: skip
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _check(
