@@ -6,7 +6,7 @@ Shape legend: B batch, N samples of a data set, H W image height and width, 4 RG
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from get3d_model.errors import InputError
 
+# The class of shapes that nothing tells apart.
+ONE_CLASS = "shapes"
 # Part of the file format: another level gives other bytes for the same picture.
 PNG_COMPRESS_LEVEL = 6
 
@@ -73,6 +75,7 @@ class SampleTable:
 
     shape_ids: sorted. shape_N: int32 index into `shape_ids`. view_N: int32.
     rotation_deg_N, elevation_deg_N: float64 degrees; elevation is measured up from the horizon.
+    labels: the class of every shape, by name, in the order of `shape_ids`.
     """
 
     shape_ids: tuple[str, ...]
@@ -80,6 +83,7 @@ class SampleTable:
     view_N: np.ndarray
     rotation_deg_N: np.ndarray
     elevation_deg_N: np.ndarray
+    labels: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.shape_N)
@@ -145,8 +149,13 @@ def decode_png(content: bytes, where: Callable[[], str]) -> np.ndarray:
     return pixels
 
 
-def table_from_rows(rows: Sequence[tuple[str, int, float, float]]) -> tuple[SampleTable, np.ndarray]:
-    """A table from (shape id, view, rotation_deg, elevation_deg) rows, and the order that sorts the rows."""
+def table_from_rows(
+    rows: Sequence[tuple[str, int, float, float]], labels: Mapping[str, str]
+) -> tuple[SampleTable, np.ndarray]:
+    """A table from (shape id, view, rotation_deg, elevation_deg) rows, and the order that sorts the rows.
+
+    labels: the class of every shape id.
+    """
     order = np.array(sorted(range(len(rows)), key=lambda i: rows[i][:2]), dtype=np.int64)
     shape_ids = tuple(sorted({row[0] for row in rows}))
     position = {shape_id: i for i, shape_id in enumerate(shape_ids)}
@@ -156,6 +165,7 @@ def table_from_rows(rows: Sequence[tuple[str, int, float, float]]) -> tuple[Samp
         np.array([rows[i][1] for i in order], np.int32),
         np.array([rows[i][2] for i in order], np.float64),
         np.array([rows[i][3] for i in order], np.float64),
+        tuple(labels[shape_id] for shape_id in shape_ids),
     )
     return table, order
 

@@ -50,7 +50,7 @@ def open_source(
     """Opens a data set folder of either layout.
 
     split_files: one file of shape ids per split; they replace the splits of a manifest.
-    category: the folder below img/ to be used, needed only when there are several.
+    category: the folder below img/ to be used, needed only when there are several; `ALL_CATEGORIES` for all.
     Raises InputError for a folder that is missing, of no known layout, or inconsistent.
     """
     path = Path(path).absolute()  # so that lazily opened files are found after a change of folder
@@ -63,7 +63,7 @@ def open_source(
         if manifest.shards:
             source: SampleSource = ShardSource(path)
         else:
-            source = PublishedSource(path, category=manifest.category)
+            source = PublishedSource(path, category=category or manifest.category)
             source.splits = manifest.splits
         if split_files:
             source.splits = read_split_files(split_files)
@@ -160,6 +160,17 @@ class RenderedDataset(torch.utils.data.Dataset):
     def resolution(self) -> int:
         """Image height and width in pixels."""
         return self.source.resolution
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the whole data set, not only of this split, sorted: a class's number is its place here."""
+        return sorted(set(self.source.table.labels))
+
+    @property
+    def classes_N(self) -> np.ndarray:
+        """int64 class of every sample, without reading an image."""
+        table, number = self.source.table, {name: i for i, name in enumerate(self.class_names)}
+        return np.array([number[label] for label in table.labels], np.int64)[table.shape_N[self.index_N]]
 
     @property
     def shape_ids(self) -> list[str]:

@@ -8,15 +8,18 @@ The category level may be absent. Source: the published data sets of GET3D (Gao 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from get3d_model.data.base import View, encode_png, table_from_rows
+from get3d_model.data.base import ONE_CLASS, View, encode_png, table_from_rows
 from get3d_model.data.splits import read_split_files
 from get3d_model.errors import InputError
+
+# As `category`: every category of the data set, each a class.
+ALL_CATEGORIES = "*"
 
 
 class PublishedSource:
@@ -29,25 +32,28 @@ class PublishedSource:
     ) -> None:
         """split_files: one file of shape ids per split; without them every shape belongs to `train`.
 
+        category: the folder below img/, `ALL_CATEGORIES`, or None where there is only one.
         Raises InputError when images and cameras do not pair up.
         """
         self.path = Path(path)
-        self._images, self._cameras = _category_folders(self.path, category)
-        shapes = _subfolders(self._images)
-        if not shapes:
-            raise InputError(f"{self._images} holds no shape folder with images; check the data path")
-        rows = [row for shape in shapes for row in self._shape_rows(shape.name)]
-        for shape in _subfolders(self._cameras):
-            if not (self._images / shape.name).is_dir():
-                raise InputError(
-                    f"{shape} has cameras but no images; add {self._images / shape.name} or remove it"
-                )
-        self.table, _ = table_from_rows(rows)
+        # By shape id: (folder of its images, folder of its cameras).
+        self._folders: dict[str, tuple[Path, Path]] = {}
+        labels: dict[str, str] = {}
+        for label, images, cameras in _category_folders(self.path, category):
+            for shape_id, folders in _paired_folders(images, cameras):
+                if shape_id in self._folders:
+                    raise InputError(
+                        f"{self._folders[shape_id][0]} and {folders[0]} are both shape {shape_id!r};"
+                        " rename one, because shapes are known by their id"
+                    )
+                self._folders[shape_id], labels[shape_id] = folders, label
+        rows = [row for shape_id in self._folders for row in self._shape_rows(shape_id)]
+        self.table, _ = table_from_rows(rows, labels)
         self.resolution = self._first_size()
         self.splits = read_split_files(split_files) if split_files else {"train": list(self.table.shape_ids)}
 
     def _shape_rows(self, shape_id: str) -> list[tuple[str, int, float, float]]:
-        folder, cameras = self._images / shape_id, self._cameras / shape_id
+        folder, cameras = self._folders[shape_id]
         views = []
         for path in sorted(folder.glob("*.png")):
             if not path.stem.isdigit():
@@ -91,7 +97,7 @@ class PublishedSource:
 
     def _file(self, index: int) -> Path:
         shape_id = self.table.shape_ids[int(self.table.shape_N[index])]
-        return self._images / shape_id / f"{int(self.table.view_N[index]):03d}.png"
+        return self._folders[shape_id][0] / f"{int(self.table.view_N[index]):03d}.png"
 
     def read_png(self, index: int) -> bytes:
         try:
@@ -111,25 +117,43 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _category_folders(path: Path, category: str | None) -> tuple[Path, Path]:
+def _paired_folders(images: Path, cameras: Path) -> Iterator[tuple[str, tuple[Path, Path]]]:
+    """(shape id, (images, cameras)) of a category. Raises InputError for one without shapes, or without images."""
+    shapes = _subfolders(images)
+    if not shapes:
+        raise InputError(f"{images} holds no shape folder with images; check the data path")
+    for shape in _subfolders(cameras):
+        if not (images / shape.name).is_dir():
+            raise InputError(f"{shape} has cameras but no images; add {images / shape.name} or remove it")
+    for shape in shapes:
+        yield shape.name, (shape, cameras / shape.name)
+
+
+def _category_folders(path: Path, category: str | None) -> list[tuple[str, Path, Path]]:
+    """(name, images, cameras) of the categories to be read."""
     images, cameras = path / "img", path / "camera"
     for folder in (images, cameras):
         if not folder.is_dir():
             raise InputError(
                 f"{folder} does not exist; the published layout needs img/ and camera/ side by side"
             )
-    if category is None:
+    names: list[str] = [category] if category else []
+    if category in (None, ALL_CATEGORIES):
         below = _subfolders(images)
         if any(next(folder.glob("*.png"), None) for folder in below):
-            return images, cameras
-        if len(below) != 1:
-            names = ", ".join(folder.name for folder in below) or "nothing"
-            raise InputError(f"{images} holds {names}; name the one category to be used")
-        category = below[0].name
-    for folder in (images, cameras):
-        if not (folder / category).is_dir():
-            raise InputError(f"{folder / category} does not exist; check the category {category!r}")
-    return images / category, cameras / category
+            return [(ONE_CLASS, images, cameras)]
+        if not below or (len(below) > 1 and category is None):
+            found = ", ".join(folder.name for folder in below) or "nothing"
+            raise InputError(
+                f"{images} holds {found}; name the one category to be used, or train on all as"
+                f" classes with model.num_classes: {len(below)}"
+            )
+        names = [folder.name for folder in below]
+    for name in names:
+        for folder in (images, cameras):
+            if not (folder / name).is_dir():
+                raise InputError(f"{folder / name} does not exist; check the category {name!r}")
+    return [(name, images / name, cameras / name) for name in names]
 
 
 def write_published_shape(root: Path, category: str, shape_id: str, views: Sequence[View]) -> None:
