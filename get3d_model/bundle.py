@@ -36,6 +36,7 @@ def save_bundle(
 ) -> None:
     """Writes `path` atomically. half: weights as fp16. Raises InputError where one does not fit into fp16."""
     tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for part, state in parts.items():
         for name, tensor in state.items():
             is_grid = name.startswith(GRID_PREFIX)
@@ -47,7 +48,10 @@ def save_bundle(
                     raise InputError(
                         f"{path}: {part} {name} does not fit into half precision; leave out --half"
                     )
-            tensors[f"{part}.{name}"] = tensor
+            # G and G_ema of a foreign file can be one and the same; safetensors stores nothing twice unasked.
+            storage = tensor.untyped_storage().data_ptr()
+            tensors[f"{part}.{name}"] = tensor.clone() if storage in storages else tensor
+            storages.add(storage)
     save_tensors(tensors, path, description)
 
 

@@ -22,7 +22,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, description: dict[str, 
     """Writes `path` atomically; `description` is JSON-able and goes into the header."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
+        # safetensors makes files that their owner alone can read; a server may run as somebody else.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(plain, temporary, metadata={HEADER_KEY: json.dumps(description, sort_keys=True)})
+        temporary.chmod(mode)
 
 
 def load_tensors(

@@ -55,6 +55,15 @@ def test_every_part_comes_back(config: Config, tmp_path: Path) -> None:
     assert load_parts(tmp_path / "a.safetensors", ["D"])[0].keys() == {"D"}
 
 
+def test_parts_may_share_their_tensors(config: Config, tmp_path: Path) -> None:
+    parts = random_parts(config)
+    parts["G"] = parts["G_ema"]
+    save_bundle(parts, tmp_path / "a.safetensors", header(config))
+    loaded, _ = load_parts(tmp_path / "a.safetensors")
+    for part in ("G", "G_ema"):
+        assert all(torch.equal(loaded[part][name], parts[part][name]) for name in parts[part])
+
+
 def test_half_precision_is_half_the_size_and_read_as_float32(config: Config, tmp_path: Path) -> None:
     parts = write_bundle(tmp_path / "full.safetensors", config)
     write_bundle(tmp_path / "half.safetensors", config, half=True)

@@ -44,6 +44,12 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["weights.safetensors"]
 
 
+def test_whoever_may_read_other_new_files_may_read_weights(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_tensors(TENSORS, tmp_path / "w.safetensors", {})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_the_same_weights_give_the_same_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_tensors(TENSORS, tmp_path / name, {"kimg": 1.0})
