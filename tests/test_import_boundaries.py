@@ -28,6 +28,7 @@ HEAVY = {
     "torchx": ("components.train.*",),
     "nvdiffrast": ("get3d_model.rendering.nvdiffrast_backend",),
     "kaolin": ("get3d_model.metrics.kaolin_backend",),
+    "triton": ("get3d_model.ops.fused.*",),
     "tritonclient": ("serving.*",),
     "prometheus_client": ("monitoring.*",),
     "trimesh": ("get3d_model.mesh_io",),
@@ -41,8 +42,8 @@ WITHOUT_TORCH = (
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.component",
 )  # fmt: skip
-# These run inside Triton's model process only.
-NOT_IMPORTABLE = ("serving.model_repository.*",)
+# These run inside Triton's model process, or where the Triton compiler is installed (on GPU machines), only.
+NOT_IMPORTABLE = ("serving.model_repository.*", "get3d_model.ops.fused.*")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from get3d_model.networks.layers import Conv2d, FullyConnected
 from get3d_model.networks.mapping import ConditionMapping
 from get3d_model.networks.synthesis import block_channels, block_resolutions
+from get3d_model.ops.activation import activated_low_pass
+from get3d_model.ops.from_rgb import PendingActivation, add_from_rgb
 from get3d_model.ops.resample import downsample_2x
 
 CAMERA_FREQUENCIES = (1.0, 2.0, 4.0)
@@ -45,19 +47,35 @@ def minibatch_std(x_BCHW: Tensor, group_size: int = MINIBATCH_STD_GROUP) -> Tens
     return torch.cat([x_BCHW, statistic[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
 
+class FromRgb(Conv2d):
+    """1x1 convolution of the image of one resolution, added to what comes from the resolution above."""
+
+    def __init__(self, image_channels: int, channels: int, clamp: float | None = None) -> None:
+        super().__init__(image_channels, channels, kernel_size=1, clamp=clamp)
+
+    def forward(self, below: PendingActivation | None, image_BKHW: Tensor, dtype: torch.dtype) -> Tensor:
+        weight_CK = self.weight[:, :, 0, 0] * self.weight_gain
+        return add_from_rgb(below, image_BKHW, weight_CK, self.bias, self.clamp, dtype)
+
+
 class DiscriminatorBlock(nn.Module):
-    """Adds `fromrgb` of the image at this resolution to the features, then halves the resolution."""
+    """Adds `fromrgb` of the image at this resolution to the features, then halves the resolution.
+
+    Bias and activation of `conv1` are left to the block below, which reads its result anyway.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, image_channels: int, clamp: float | None) -> None:
         super().__init__()
-        self.fromrgb = Conv2d(image_channels, in_channels, 1, clamp=clamp)
+        self.fromrgb = FromRgb(image_channels, in_channels, clamp)
         self.conv0 = Conv2d(in_channels, in_channels, 3, clamp=clamp)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, down=True, clamp=clamp)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, clamp=clamp)
 
-    def forward(self, x: Tensor | None, image: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        features = self.fromrgb(image.to(dtype))
-        x = features if x is None else x.to(dtype) + features
-        return self.conv1(self.conv0(x)), downsample_2x(image)
+    def forward(
+        self, below: PendingActivation | None, image: Tensor, dtype: torch.dtype
+    ) -> PendingActivation:
+        x = self.fromrgb(below, image, dtype)
+        x = activated_low_pass(self.conv0.convolve(x, padding=1), self.conv0.bias, self.conv0.clamp)
+        return PendingActivation(self.conv1.convolve(x, stride=2), self.conv1.bias, self.conv1.clamp)
 
 
 class DiscriminatorEpilogue(nn.Module):
@@ -66,16 +84,16 @@ class DiscriminatorEpilogue(nn.Module):
     def __init__(self, channels: int, image_channels: int, minibatch_std_group: int) -> None:
         super().__init__()
         self.minibatch_std_group = minibatch_std_group
-        self.fromrgb = Conv2d(image_channels, channels, 1)
+        self.fromrgb = FromRgb(image_channels, channels)
         self.conv = Conv2d(channels + 1, channels, 3)
         self.fc = FullyConnected(channels * 16, channels, activate=True)
         self.out = FullyConnected(channels, channels)
 
-    def forward(self, x_BCHW: Tensor, image_BCHW: Tensor) -> Tensor:
-        x = x_BCHW.float() + self.fromrgb(image_BCHW.float())
-        x = self.conv(minibatch_std(x, self.minibatch_std_group))
+    def forward(self, below: PendingActivation, image_BCHW: Tensor, batches: int) -> Tensor:
+        x = self.fromrgb(below, image_BCHW, torch.float32)
+        x = torch.cat([minibatch_std(part, self.minibatch_std_group) for part in x.chunk(batches)])
         # The published weights flatten in channel, row, column order, whatever the memory format.
-        return self.out(self.fc(x.contiguous().flatten(1)))
+        return self.out(self.fc(self.conv(x).contiguous().flatten(1)))
 
 
 class Discriminator(nn.Module):
@@ -125,24 +143,33 @@ class Discriminator(nn.Module):
         angles_B2: Tensor,
         half_dtype: torch.dtype = torch.float32,
         class_B: Tensor | None = None,
+        batches: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """class_B: int64, needed if and only if the network has classes. Raises ValueError otherwise."""
+        """class_B: int64, needed if and only if the network has classes. Raises ValueError otherwise.
+
+        batches: how many batches of equal size follow each other in the input (generated and real images, say).
+        They share the passes through the layers; the minibatch statistics stay apart.
+        """
         if (class_B is not None) != bool(self.num_classes):
             raise ValueError(f"a discriminator of {self.num_classes} classes was given class_B={class_B}")
         encoding_BE = encode_camera(angles_B2)
         if class_B is not None:
             encoding_BE = torch.cat([encoding_BE, F.one_hot(class_B, self.num_classes).float()], dim=1)
-        return (
-            self._score("", rgba_B4HW[:, :3], encoding_BE, half_dtype),
-            self._score("mask_", rgba_B4HW[:, 3:], encoding_BE, half_dtype),
+        images = [rgba_B4HW]
+        while images[-1].shape[-1] > 4:
+            images.append(downsample_2x(images[-1]))
+        return tuple(
+            self._score(prefix, [image[:, channels] for image in images], encoding_BE, half_dtype, batches)
+            for prefix, channels in (("", slice(0, 3)), ("mask_", slice(3, 4)))
         )
 
-    def _score(self, prefix: str, image_BCHW: Tensor, encoding_BE: Tensor, half_dtype: torch.dtype) -> Tensor:
-        x: Tensor | None = None
-        image = image_BCHW.contiguous(memory_format=torch.channels_last)
-        for res in self.resolutions:
+    def _score(
+        self, prefix: str, images: list[Tensor], encoding_BE: Tensor, half_dtype: torch.dtype, batches: int
+    ) -> Tensor:
+        x: PendingActivation | None = None
+        for res, image in zip(self.resolutions, images, strict=False):
             dtype = half_dtype if res > self.half_precision_from else torch.float32
-            x, image = getattr(self, f"{prefix}b{res}")(x, image, dtype)
-        features_BC = getattr(self, f"{prefix}b4")(x, image)
+            x = getattr(self, f"{prefix}b{res}")(x, image, dtype)
+        features_BC = getattr(self, f"{prefix}b4")(x, images[-1], batches)
         projection_BC = getattr(self, f"{prefix}mapping")(encoding_BE)
         return (features_BC * projection_BC).sum(dim=1, keepdim=True) / math.sqrt(self.channels)

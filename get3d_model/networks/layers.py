@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.ops.activation import bias_leaky_relu
+from get3d_model.ops.conv import conv2d
+from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 from get3d_model.ops.modulated_conv import (
-    conv2d_down,
-    modulated_conv2d,
-    modulated_conv2d_up,
+    modulated_layer,
     modulated_linear,
+    modulated_linear_weight,
+    modulated_projection,
 )
+from get3d_model.ops.resample import add_upsampled
+from get3d_model.ops.scaled_weight import scaled_weight
 
 
 class FullyConnected(nn.Module):
@@ -42,37 +46,39 @@ class FullyConnected(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight * self.weight_gain, self.bias * self.bias_gain
-        if not self.activate:
-            return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
-        return bias_leaky_relu(F.linear(x, weight.to(x.dtype)), bias, channel_dim=-1)
+    def forward(self, x_BI: Tensor, gain: float = 1.0) -> Tensor:
+        """BO; `gain` multiplies the output."""
+        if self.activate:
+            # Leaky ReLU is homogeneous: its gain goes into the product, which leaves two kernels.
+            gain = gain * LEAKY_GAIN
+        out_BO = torch.addmm(
+            self.bias.to(x_BI.dtype),
+            x_BI,
+            self.weight.to(x_BI.dtype).T,
+            beta=self.bias_gain * gain,
+            alpha=self.weight_gain * gain,
+        )
+        return F.leaky_relu(out_BO, LEAKY_SLOPE) if self.activate else out_BO
 
 
 class Conv2d(nn.Module):
-    """Equalised convolution with leaky ReLU; optionally low-passed and halved."""
+    """Equalised convolution with leaky ReLU."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        down: bool = False,
-        clamp: float | None = None,
+        self, in_channels: int, out_channels: int, kernel_size: int, clamp: float | None = None
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)
-        self.down = down
         self.clamp = clamp
 
+    def convolve(self, x_BIHW: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+        """The convolution without bias and activation, for what fuses them with its next step."""
+        return conv2d(x_BIHW, scaled_weight(self.weight, self.weight_gain, x_BIHW.dtype), stride, padding)
+
     def forward(self, x_BIHW: Tensor) -> Tensor:
-        weight = self.weight * self.weight_gain
-        if self.down:
-            out = conv2d_down(x_BIHW, weight)
-        else:
-            out = F.conv2d(x_BIHW, weight.to(x_BIHW.dtype), padding=weight.shape[-1] // 2)
+        out = self.convolve(x_BIHW, padding=self.weight.shape[-1] // 2)
         return bias_leaky_relu(out, self.bias, channel_dim=1, clamp=self.clamp)
 
 
@@ -98,10 +104,16 @@ class SynthesisLayer(nn.Module):
         self.clamp = clamp
 
     def forward(self, x_BIHW: Tensor, w_BD: Tensor) -> Tensor:
-        convolve = modulated_conv2d_up if self.up else modulated_conv2d
-        out = convolve(x_BIHW, self.weight, self.affine(w_BD))
-        out = out + (self.noise_const * self.noise_strength).to(out.dtype)
-        return bias_leaky_relu(out, self.bias, channel_dim=1, clamp=self.clamp)
+        return modulated_layer(
+            x_BIHW,
+            self.weight,
+            self.affine(w_BD),
+            self.noise_const,
+            self.noise_strength,
+            self.bias,
+            up=self.up,
+            clamp=self.clamp,
+        )
 
 
 class ToFeature(nn.Module):
@@ -115,17 +127,21 @@ class ToFeature(nn.Module):
         self.style_gain = 1.0 / math.sqrt(in_channels)
         self.clamp = clamp
 
-    def forward(self, x_BIHW: Tensor, w_BD: Tensor) -> Tensor:
-        style = self.affine(w_BD) * self.style_gain
-        out = modulated_conv2d(x_BIHW, self.weight, style, demodulate=False)
-        out = out + self.bias.to(out.dtype)[None, :, None, None]
-        return out if self.clamp is None else out.clamp(-self.clamp, self.clamp)
+    def project(self, x_BIHW: Tensor, w_BD: Tensor) -> Tensor:
+        """The map of every pixel, without bias and clamp; BOHW."""
+        return modulated_projection(x_BIHW, self.point_weight(w_BD))
+
+    def add_to(self, skip: Tensor | None, x_BIHW: Tensor, w_BD: Tensor) -> Tensor:
+        """Upsampled skip (if any) plus this map with its bias, float32."""
+        return add_upsampled(skip, self.project(x_BIHW, w_BD), self.bias, self.clamp)
+
+    def point_weight(self, w_BD: Tensor) -> Tensor:
+        """The modulated weight, BOI."""
+        return self.weight[None, :, :, 0, 0] * self.affine(w_BD, self.style_gain)[:, None, :]
 
     def at_points(self, features_BIP: Tensor, w_BD: Tensor) -> Tensor:
         """The same map on points instead of pixels; returns BOP."""
-        style_BI = self.affine(w_BD) * self.style_gain
-        weight_BOI = self.weight[None, :, :, 0, 0] * style_BI[:, None, :]
-        out_BOP = torch.bmm(weight_BOI.to(features_BIP.dtype), features_BIP)
+        out_BOP = torch.bmm(self.point_weight(w_BD).to(features_BIP.dtype), features_BIP)
         return out_BOP + self.bias.to(out_BOP.dtype)[:, None]
 
 
@@ -138,6 +154,10 @@ class ModulatedLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.activate = activate
+
+    def point_weight(self, w_BD: Tensor) -> Tensor:
+        """The modulated, demodulated weight, BOI."""
+        return modulated_linear_weight(self.weight, self.affine(w_BD))
 
     def forward(self, x_BIP: Tensor, w_BD: Tensor) -> Tensor:
         out = modulated_linear(x_BIP, self.weight, self.affine(w_BD))

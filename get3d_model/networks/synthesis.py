@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.networks.layers import SynthesisLayer, ToFeature
-from get3d_model.ops.resample import upsample_2x
 
 
 def block_channels(resolution: int, channel_base: int, channel_max: int) -> int:
@@ -51,8 +50,14 @@ class TriPlaneBlock(nn.Module):
         return 2 if self.is_first else 3
 
     def forward(
-        self, x: Tensor | None, skip: Tensor | None, ws_geo_BLD: Tensor, w_tex_BD: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor | None,
+        skip: tuple[Tensor | None, Tensor | None],
+        ws_geo_BLD: Tensor,
+        w_tex_BD: Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(features, (geometry planes, texture planes))."""
         ws = iter(ws_geo_BLD.unbind(dim=1))
         if x is None:
             x = self.const.to(dtype)[None].expand(ws_geo_BLD.shape[0], -1, -1, -1)
@@ -60,8 +65,7 @@ class TriPlaneBlock(nn.Module):
         else:
             x = self.conv0(x.to(dtype), next(ws))
         x = self.conv1(x, next(ws))
-        planes = torch.cat([self.togeo(x, next(ws)), self.totex(x, w_tex_BD)], dim=1).float()
-        return x, planes if skip is None else upsample_2x(skip) + planes
+        return x, (self.togeo.add_to(skip[0], x, next(ws)), self.totex.add_to(skip[1], x, w_tex_BD))
 
 
 class TriPlaneSynthesis(nn.Module):
@@ -106,7 +110,7 @@ class TriPlaneSynthesis(nn.Module):
         self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
         """Returns (planes_geo, planes_tex), each B(3C)RR in float32."""
-        x = skip = None
+        x, skip = None, (None, None)
         first = 0
         for index, res in enumerate(self.resolutions):
             block = getattr(self, f"b{res}")
@@ -114,4 +118,4 @@ class TriPlaneSynthesis(nn.Module):
             ws = ws_geo_BLD[:, first : first + block.num_geo_ws]
             x, skip = block(x, skip, ws, ws_tex_BLD[:, index], dtype)
             first += block.num_geo_ws
-        return skip.split(self.plane_channels, dim=1)
+        return skip

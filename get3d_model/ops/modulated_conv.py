@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from get3d_model.ops.resample import low_pass, low_pass_kernel
+from get3d_model.ops.activation import bias_leaky_relu
+from get3d_model.ops.conv import conv2d, conv_transpose2d_2x
+from get3d_model.ops.dispatch import is_fused
+from get3d_model.ops.resample import low_pass_kernel
+from get3d_model.ops.scaled_weight import scaled_weight
 
 DEMODULATION_EPS = 1e-8
 
@@ -65,9 +69,43 @@ def merge_with_low_pass(weight_OIKK: Tensor) -> Tensor:
     return merged.view(outputs, inputs, 6, 6)
 
 
-def conv2d_down(x_BIHW: Tensor, weight_OIKK: Tensor) -> Tensor:
-    """Low-pass filter, then a 3x3 convolution of stride 2; returns BO(H/2)(W/2)."""
-    return F.conv2d(low_pass(x_BIHW, padding=2), weight_OIKK.to(x_BIHW.dtype), stride=2)
+def modulated_layer(
+    x_BIHW: Tensor,
+    weight_OIKK: Tensor,
+    style_BI: Tensor,
+    noise_HW: Tensor,
+    noise_strength: Tensor,
+    bias_O: Tensor,
+    up: bool = False,
+    clamp: float | None = None,
+) -> Tensor:
+    """Modulated convolution (doubling the resolution with `up`), constant noise, bias, leaky ReLU; BOHW."""
+    if is_fused(x_BIHW):
+        from get3d_model.ops.fused.synthesis import ScaleChannels, SynthesisEpilogue
+
+        x = ScaleChannels.apply(x_BIHW, style_BI)
+        weight = scaled_weight(weight_OIKK, 1.0, x.dtype)
+        out = conv_transpose2d_2x(x, weight) if up else conv2d(x, weight, padding=weight.shape[-1] // 2)
+        scale_BO = demodulation(weight_OIKK, style_BI)
+        return SynthesisEpilogue.apply(out, scale_BO, noise_HW, noise_strength, bias_O, clamp, up)
+    convolve = modulated_conv2d_up if up else modulated_conv2d
+    out = convolve(x_BIHW, weight_OIKK, style_BI)
+    out = out + (noise_HW * noise_strength).to(out.dtype)
+    return bias_leaky_relu(out, bias_O, channel_dim=1, clamp=clamp)
+
+
+def modulated_projection(x_BIHW: Tensor, weight_BOI: Tensor) -> Tensor:
+    """A 1x1 convolution with one weight per sample; BOHW, channels-last."""
+    height, width = x_BIHW.shape[2:]
+    x_BPI = x_BIHW.permute(0, 2, 3, 1).flatten(1, 2)
+    out_BPO = torch.bmm(x_BPI, weight_BOI.transpose(1, 2).to(x_BPI.dtype))
+    return out_BPO.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def modulated_linear_weight(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
+    """Weight modulated by the style and demodulated, BOI."""
+    weight_BOI = weight_OI[None] * style_BI[:, None, :]
+    return weight_BOI * demodulation(weight_OI, style_BI).to(weight_BOI.dtype)[:, :, None]
 
 
 def modulated_linear(x_BIP: Tensor, weight_OI: Tensor, style_BI: Tensor) -> Tensor:
@@ -75,6 +113,4 @@ def modulated_linear(x_BIP: Tensor, weight_OI: Tensor, style_BI: Tensor) -> Tens
 
     With few channels and many points it is cheapest to modulate the weight (B x O x I values).
     """
-    weight_BOI = weight_OI[None] * style_BI[:, None, :]
-    weight_BOI = weight_BOI * demodulation(weight_OI, style_BI).to(weight_BOI.dtype)[:, :, None]
-    return torch.bmm(weight_BOI.to(x_BIP.dtype), x_BIP)
+    return torch.bmm(modulated_linear_weight(weight_OI, style_BI).to(x_BIP.dtype), x_BIP)

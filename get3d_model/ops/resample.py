@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from get3d_model.ops.dispatch import is_fused
+
 FILTER_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
@@ -29,6 +31,19 @@ def upsample_2x(x_BCHW: Tensor) -> Tensor:
     padded = F.pad(x_BCHW, (1, 1, 1, 1))
     doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
     return doubled[:, :, 2:-2, 2:-2]
+
+
+def add_upsampled(
+    skip_BCHW: Tensor | None, x_BCHW: Tensor, bias_C: Tensor, clamp: float | None = None
+) -> Tensor:
+    """upsample_2x(skip) + clamp(x + bias) in float32; skip has half the resolution of x, or is missing."""
+    if is_fused(x_BCHW):
+        from get3d_model.ops.fused.skip import AddUpsampledSkip
+
+        return AddUpsampledSkip.apply(skip_BCHW, x_BCHW, bias_C, clamp)
+    out = x_BCHW + bias_C.to(x_BCHW.dtype)[:, None, None]
+    out = (out if clamp is None else out.clamp(-clamp, clamp)).float()
+    return out if skip_BCHW is None else upsample_2x(skip_BCHW) + out
 
 
 def low_pass(x_BCHW: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from get3d_model.ops.modulated_conv import (
-    conv2d_down,
     demodulation,
     modulated_conv2d,
     modulated_conv2d_up,
@@ -39,14 +38,6 @@ def test_demodulated_output_filters_have_unit_norm():
     weight, style = torch.randn(6, 4, 3, 3), torch.randn(2, 4)
     norms = (weight[None] * style[:, None, :, None, None]).square().sum(dim=(2, 3, 4)).sqrt()
     assert torch.allclose(norms * demodulation(weight, style), torch.ones(2, 6), atol=1e-5)
-
-
-def test_strided_conv_halves_after_low_pass():
-    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
-    out = conv2d_down(x, weight)
-    assert out.shape == (2, 4, 4, 4)
-    full = F.conv2d(low_pass(x, padding=2), weight)
-    assert torch.allclose(out, full[:, :, ::2, ::2], atol=1e-5)
 
 
 def test_modulated_linear_matches_per_sample_weights():

@@ -1,0 +1,286 @@
+"""The discriminator's entry at each resolution: act(x + bias_x) + act(fromrgb(image) + bias), in one pass.
+
+A 1x1 convolution of 3 (or 1) channels is all memory traffic, so it is computed from the image wherever it is
+needed and never stored. Twice differentiable in x and the image, for R1.
+
+Shape legend: B batch, K image channels, C channels, P pixels of one image, G programs
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from get3d_model.ops.conv import weight_gradients_wanted
+from get3d_model.ops.fused.common import (
+    activate,
+    activation_slope,
+    cdiv,
+    channels_last,
+    empty_nhwc,
+    limit_of,
+    programs_for,
+)
+
+
+@triton.jit
+def _image_value(
+    img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K: tl.constexpr
+):
+    """image @ weight^T for a block of pixels; [BLOCK_P, BLOCK_C]."""
+    value = tl.zeros((pixel.shape[0], channel.shape[0]), tl.float32)
+    for k in tl.static_range(K):
+        i = tl.load(img + b * stride_b + k * stride_k + pixel * stride_p, mask=p_ok, other=0.0).to(tl.float32)
+        w = tl.load(weight_CK + channel * K + k, mask=c_ok, other=0.0)
+        value += i[:, None] * w[None, :]
+    return value
+
+
+@triton.jit
+def _forward_kernel(
+    x, bias_x, img, weight_CK, bias_C, y, P, C, stride_b, stride_k, stride_p, limit_x, limit, pixel_blocks,
+    K: tl.constexpr, HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0)
+    b = (block // pixel_blocks).to(tl.int64)
+    pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    p_ok = pixel < P
+    c_ok = channel < C
+    ok = p_ok[:, None] & c_ok[None, :]
+    at = b * P * C + pixel[:, None] * C + channel[None, :]
+    v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+    v = activate(v + tl.load(bias_C + channel, mask=c_ok, other=0.0)[None, :], limit)
+    if HAS_X:
+        u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+        v += activate(u + tl.load(bias_x + channel, mask=c_ok, other=0.0)[None, :], limit_x)
+    tl.store(y + at, v.to(y.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _backward_kernel(
+    grad, x, bias_x, img, weight_CK, bias_C, grad_x, grad_img, sums,
+    P, C, stride_b, stride_k, stride_p, limit_x, limit, pixel_blocks, blocks,
+    K: tl.constexpr, HAS_X: tl.constexpr, IMAGE: tl.constexpr, WEIGHTS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """sums: G(K+2)C, the partial sums of grad_weight (K rows), grad_bias, grad_bias_x.
+
+    One program covers all channels: BLOCK_C >= C.
+    """
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    channel = tl.arange(0, BLOCK_C)
+    c_ok = channel < C
+    bias = tl.load(bias_C + channel, mask=c_ok, other=0.0)
+    bx = tl.zeros((BLOCK_C,), tl.float32)
+    if HAS_X:
+        bx = tl.load(bias_x + channel, mask=c_ok, other=0.0)
+    w0 = tl.zeros((BLOCK_C,), tl.float32)
+    w1 = tl.zeros((BLOCK_C,), tl.float32)
+    w2 = tl.zeros((BLOCK_C,), tl.float32)
+    total = tl.zeros((BLOCK_C,), tl.float32)
+    total_x = tl.zeros((BLOCK_C,), tl.float32)
+    for block in range(program, blocks, programs):
+        b = (block // pixel_blocks).to(tl.int64)
+        pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+        p_ok = pixel < P
+        ok = p_ok[:, None] & c_ok[None, :]
+        at = b * P * C + pixel[:, None] * C + channel[None, :]
+        g = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32)
+        if HAS_X:
+            u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+            gx = g * activation_slope(u + bx[None, :], limit_x)
+            tl.store(grad_x + at, gx.to(grad_x.dtype.element_ty), mask=ok)
+            if WEIGHTS:
+                total_x += tl.sum(gx, axis=0)
+        v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+        gv = g * activation_slope(v + bias[None, :], limit)
+        if IMAGE:
+            for k in tl.static_range(K):
+                w = tl.load(weight_CK + channel * K + k, mask=c_ok, other=0.0)
+                gi = tl.sum(gv * w[None, :], axis=1)
+                tl.store(grad_img + (b * K + k) * P + pixel, gi.to(grad_img.dtype.element_ty), mask=p_ok)
+        if WEIGHTS:
+            total += tl.sum(gv, axis=0)
+            base = img + b * stride_b + pixel * stride_p
+            i0 = tl.load(base, mask=p_ok, other=0.0).to(tl.float32)
+            w0 += tl.sum(gv * i0[:, None], axis=0)
+            if K == 3:
+                i1 = tl.load(base + stride_k, mask=p_ok, other=0.0).to(tl.float32)
+                i2 = tl.load(base + 2 * stride_k, mask=p_ok, other=0.0).to(tl.float32)
+                w1 += tl.sum(gv * i1[:, None], axis=0)
+                w2 += tl.sum(gv * i2[:, None], axis=0)
+    if WEIGHTS:
+        at = sums + program * (K + 2) * C + channel
+        tl.store(at, w0, mask=c_ok)
+        if K == 3:
+            tl.store(at + C, w1, mask=c_ok)
+            tl.store(at + 2 * C, w2, mask=c_ok)
+        tl.store(at + K * C, total, mask=c_ok)
+        tl.store(at + (K + 1) * C, total_x, mask=c_ok)
+
+
+@triton.jit
+def _double_backward_kernel(
+    gg_x, gg_img, grad, x, bias_x, img, weight_CK, bias_C, out, sums,
+    P, C, stride_b, stride_k, stride_p, limit_x, limit, pixel_blocks, blocks,
+    K: tl.constexpr, HAS_X: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """out = slope_x gg_x + slope_v (gg_img @ W^T); sums: GKC partial sums of (slope_v grad)^T gg_img."""
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    channel = tl.arange(0, BLOCK_C)
+    c_ok = channel < C
+    bias = tl.load(bias_C + channel, mask=c_ok, other=0.0)
+    w0 = tl.zeros((BLOCK_C,), tl.float32)
+    w1 = tl.zeros((BLOCK_C,), tl.float32)
+    w2 = tl.zeros((BLOCK_C,), tl.float32)
+    for block in range(program, blocks, programs):
+        b = (block // pixel_blocks).to(tl.int64)
+        pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+        p_ok = pixel < P
+        ok = p_ok[:, None] & c_ok[None, :]
+        at = b * P * C + pixel[:, None] * C + channel[None, :]
+        v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+        slope = activation_slope(v + bias[None, :], limit)
+        value = slope * _image_value(gg_img, weight_CK, b, pixel, p_ok, channel, c_ok, K * P, P, 1, K)
+        if HAS_X:
+            bx = tl.load(bias_x + channel, mask=c_ok, other=0.0)
+            u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+            value += tl.load(gg_x + at, mask=ok, other=0.0).to(tl.float32) * activation_slope(
+                u + bx[None, :], limit_x
+            )
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
+        gv = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32) * slope
+        base = gg_img + b * K * P + pixel
+        w0 += tl.sum(gv * tl.load(base, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
+        if K == 3:
+            w1 += tl.sum(gv * tl.load(base + P, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
+            w2 += tl.sum(gv * tl.load(base + 2 * P, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
+    at = sums + program * K * C + channel
+    tl.store(at, w0, mask=c_ok)
+    if K == 3:
+        tl.store(at + C, w1, mask=c_ok)
+        tl.store(at + 2 * C, w2, mask=c_ok)
+
+
+def _blocks(channels: int) -> tuple[int, int]:
+    """(BLOCK_P, BLOCK_C >= C)."""
+    block_c = triton.next_power_of_2(channels)
+    return max(4096 // block_c, 4), block_c
+
+
+def _pixel_strides(image: Tensor) -> tuple[int, int, int]:
+    """(batch, channel, pixel) strides of an image whose rows follow each other."""
+    assert image.stride(2) == image.stride(3) * image.shape[3], image.stride()
+    return image.stride(0), image.stride(1), image.stride(3)
+
+
+class AddFromRgb(Function):
+    """act(x + bias_x) + act(image @ weight^T + bias); x (raw convolution output) may be None.
+
+    weight_CK is already scaled; `dtype` is that of the result.
+    """
+
+    @staticmethod
+    def forward(ctx, x, bias_x, image, weight_CK, bias_C, clamp_x, clamp, dtype) -> Tensor:
+        batch, kinds, height, width = image.shape
+        channels, pixels = weight_CK.shape[0], height * width
+        has_x = x is not None
+        if has_x:
+            x = channels_last(x)
+        weight_CK = weight_CK.contiguous()
+        y = empty_nhwc(batch, channels, height, width, image, dtype)
+        block_p, block_c = _blocks(channels)
+        block_c = min(block_c, 128)
+        block_p = 4096 // block_c
+        pixel_blocks = cdiv(pixels, block_p)
+        _forward_kernel[(batch * pixel_blocks, cdiv(channels, block_c))](
+            x if has_x else image, bias_x if has_x else bias_C, image, weight_CK, bias_C, y,
+            pixels, channels, *_pixel_strides(image), limit_of(clamp_x), limit_of(clamp), pixel_blocks,
+            K=kinds, HAS_X=has_x, BLOCK_P=block_p, BLOCK_C=block_c,
+        )  # fmt: skip
+        ctx.save_for_backward(x, bias_x, image, weight_CK, bias_C)
+        ctx.clamps = (clamp_x, clamp)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, bias_x, image, weight_CK, bias_C = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        grads = _AddFromRgbGrad.apply(
+            grad,
+            weight_CK,
+            x,
+            bias_x,
+            image,
+            bias_C,
+            *ctx.clamps,
+            need[2],
+            need[3] and weight_gradients_wanted(),
+        )
+        grad_x, grad_image, grad_weight, grad_bias, grad_bias_x = grads
+        return grad_x, grad_bias_x, grad_image, grad_weight, grad_bias, None, None, None
+
+
+class _AddFromRgbGrad(Function):
+    """(grad_x, grad_image, grad_weight, grad_bias, grad_bias_x); differentiable in `grad` and the weight."""
+
+    @staticmethod
+    def forward(ctx, grad, weight_CK, x, bias_x, image, bias_C, clamp_x, clamp, needs_image, needs_weights):
+        grad = channels_last(grad)
+        batch, kinds, height, width = image.shape
+        channels, pixels = weight_CK.shape[0], height * width
+        has_x = x is not None
+        grad_x = torch.empty_like(x) if has_x else None
+        grad_image = (
+            torch.empty((batch, kinds, height, width), device=grad.device, dtype=image.dtype)
+            if needs_image
+            else None
+        )
+        block_p, block_c = _blocks(channels)
+        pixel_blocks = cdiv(pixels, block_p)
+        programs = programs_for(batch * pixel_blocks, grad.device)
+        sums = torch.empty(
+            (programs, kinds + 2, channels) if needs_weights else (1,),
+            device=grad.device,
+            dtype=torch.float32,
+        )
+        _backward_kernel[(programs,)](
+            grad, x if has_x else grad, bias_x if has_x else bias_C, image, weight_CK, bias_C,
+            grad_x if has_x else grad, grad_image if needs_image else grad, sums,
+            pixels, channels, *_pixel_strides(image), limit_of(clamp_x), limit_of(clamp), pixel_blocks, batch * pixel_blocks,
+            K=kinds, HAS_X=has_x, IMAGE=needs_image, WEIGHTS=needs_weights,
+            BLOCK_P=block_p, BLOCK_C=block_c,
+        )  # fmt: skip
+        ctx.save_for_backward(grad, weight_CK, x, bias_x, image, bias_C)
+        ctx.limits = (limit_of(clamp_x), limit_of(clamp))
+        if not needs_weights:
+            return grad_x, grad_image, None, None, None
+        total = sums.sum(dim=0)
+        return grad_x, grad_image, total[:kinds].T, total[kinds], total[kinds + 1] if has_x else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gg_x, gg_image, *_unused):
+        grad, weight_CK, x, bias_x, image, bias_C = ctx.saved_tensors
+        batch, kinds, height, width = image.shape
+        channels, pixels = weight_CK.shape[0], height * width
+        has_x = x is not None
+        block_p, block_c = _blocks(channels)
+        pixel_blocks = cdiv(pixels, block_p)
+        programs = programs_for(batch * pixel_blocks, grad.device)
+        sums = torch.empty((programs, kinds, channels), device=grad.device, dtype=torch.float32)
+        out = torch.empty_like(grad)
+        _double_backward_kernel[(programs,)](
+            channels_last(gg_x) if has_x else grad, gg_image.contiguous(), grad, x if has_x else grad,
+            bias_x if has_x else bias_C, image, weight_CK, bias_C, out, sums,
+            pixels, channels, *_pixel_strides(image), *ctx.limits, pixel_blocks, batch * pixel_blocks,
+            K=kinds, HAS_X=has_x, BLOCK_P=block_p, BLOCK_C=block_c,
+        )  # fmt: skip
+        return out, sums.sum(dim=0).T, *[None] * 8
