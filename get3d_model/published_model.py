@@ -9,7 +9,6 @@ Shape legend: R resolution
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from torch import Tensor
 
 from get3d_model.bundle import GRID_PREFIX
-from get3d_model.config import ModelConfig
 from get3d_model.errors import InputError
 from get3d_model.networks.discriminator import CAMERA_ENCODING_DIM
 from get3d_model.networks.synthesis import block_channels, block_resolutions
@@ -94,7 +92,10 @@ def generator_settings(shapes: Mapping[str, tuple[int, ...]], what: str = "G_ema
         channels[resolution] = names.of(f"{backbone}.b{resolution}.conv1.weight", 4)[0]
     channel_base, channel_max = _channel_rule(channels, what)
     head = "torgb" if separate else "totex"
-    settings = {
+    return {
+        "generator": "separate" if separate else "unified",
+        # Only FlexiCubes has weights to predict.
+        "isosurface": "flexicubes" if any("mlp_synthesis_weight" in name for name in shapes) else "dmtet",
         "z_dim": z_dim,
         "w_dim": w_dim,
         "mapping_layers": names.count(r"mapping\.fc(\d+)\.weight"),
@@ -106,8 +107,6 @@ def generator_settings(shapes: Mapping[str, tuple[int, ...]], what: str = "G_ema
         "mlp_width": names.of(f"{texture_mlp}.layers.0.weight", 2)[0],
         "texture_features": names.of("synthesis.to_rgb.weight", 4)[1],
     }
-    flexicubes = any("mlp_synthesis_weight" in name for name in shapes)
-    return settings | _variant(separate, flexicubes, what)
 
 
 def discriminator_settings(shapes: Mapping[str, tuple[int, ...]], what: str = "D") -> dict[str, Any]:
@@ -173,18 +172,3 @@ def _channel_rule(channels: Mapping[int, int], what: str) -> tuple[int, int]:
     if any(block_channels(resolution, base, top) != count for resolution, count in channels.items()):
         raise InputError(f"{what}: its channels {dict(channels)} do not follow min(base / resolution, max)")
     return base, top
-
-
-def _variant(separate: bool, flexicubes: bool, what: str) -> dict[str, str]:
-    """The fields that choose the kind of generator and of isosurface."""
-    known = {item.name for item in dataclasses.fields(ModelConfig)}
-    chosen: dict[str, str] = {}
-    for name, value, default, present in (
-        ("generator", "separate", "unified", separate),
-        ("isosurface", "flexicubes", "dmtet", flexicubes),
-    ):
-        if name in known:
-            chosen[name] = value if present else default
-        elif present:
-            raise InputError(f"{what} is a {value} model, which is not supported yet")
-    return chosen

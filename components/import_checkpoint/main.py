@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
     warnings: list[str] = []
     grid = None
-    on_tetrahedra = getattr(config.model, "isosurface", "dmtet") == "dmtet"
+    on_tetrahedra = config.model.isosurface == "dmtet"
     if args.tet_grid and not on_tetrahedra:
         raise InputError(
             f"{args.upstream}: is a FlexiCubes model, which has no tetrahedra; leave out --tet-grid"
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"get3d import-checkpoint: warning: {warning}", file=sys.stderr)
     model = config.model
     print(
-        f"{args.out}: {', '.join(weights)}; z {model.z_dim}, w {model.w_dim}, tri-planes {model.tri_plane_resolution}, "
+        f"{args.out}: {', '.join(weights)}; {model.generator} generator, {model.isosurface}, "
+        f"z {model.z_dim}, w {model.w_dim}, tri-planes {model.tri_plane_resolution}, "
         f"grid {model.tet_res} of side {model.grid_scale:g}, images {model.image_resolution}"
     )
     print(f"sample it with: get3d generate --checkpoint {args.out} --out DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pickle
 import sys
@@ -156,7 +157,7 @@ def test_what_cannot_be_imported_is_named(
         ((upstream, "--tet-grid", tmp_path / "none.npz"), "none.npz: no such grid file"),
         ((upstream, "--params", tmp_path / "model.yaml"), "model.yaml: exists with other content"),
     ):
-        message = refusal(capsys, "import-checkpoint", *arguments, "--out", out)
+        message = refusal(capsys, "import-checkpoint", "--tet-res", "8", *arguments, "--out", out)
         assert expected in message
         assert not out.exists()
     assert "is a folder" in refusal(capsys, "import-checkpoint", upstream, "--out", tmp_path)
@@ -182,44 +183,89 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "a.pt").exists()
 
 
-def test_the_whole_way_as_processes(tiny_data: Path, tmp_path: Path) -> None:
-    """train -> export -> import with the grid -> generate -> train on from it -> keep as one small file -> train."""
+GET3D = """
+import json, sys
+from pipelines.cli import main
+for command in json.loads(sys.argv[1]):
+    if (code := main(command)):
+        sys.exit(code)
+"""
 
-    def get3d(*words: str | Path) -> str:
-        done = run([sys.executable, "-m", "pipelines.cli", *map(str, words)])
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
+def test_the_whole_way_in_another_process(tiny_data: Path, tmp_path: Path) -> None:
+    """export -> import with the grid -> generate -> train on from it -> keep as one small file -> train on."""
     params = write_params(tmp_path / "params.yaml", plain_config(1))
-    get3d("train", "--config", params, "--data", tiny_data, "--out", tmp_path / "first")
-    get3d("export-checkpoint", "--checkpoint", tmp_path / "first", "--out", tmp_path / "model.pt")
-    grid, imported = tmp_path / "model.grid.npz", tmp_path / "imported.safetensors"
-    get3d("import-checkpoint", tmp_path / "model.pt", "--tet-grid", grid, "--out", imported, *OPTIONS)
-    get3d(
-        "generate",
-        "--checkpoint",
-        imported,
-        "--out",
-        tmp_path / "meshes",
-        "--seeds",
-        "0",
-        "--texture-resolution",
-        "64",
+    train = ["train", "--config", params, "--data", tiny_data]
+    trained, grid = tmp_path / "trained.safetensors", tmp_path / "model.grid.npz"
+    imported, small = tmp_path / "imported.safetensors", tmp_path / "small.safetensors"
+    written = write_bundle(trained, plain_config())
+    commands = (
+        ["export-checkpoint", "--checkpoint", trained, "--out", tmp_path / "model.pt"],
+        ["import-checkpoint", tmp_path / "model.pt", "--tet-grid", grid, "--out", imported, *OPTIONS],
+        [
+            "generate",
+            "--checkpoint",
+            imported,
+            "--out",
+            tmp_path / "meshes",
+            "--seeds",
+            0,
+            "--texture-resolution",
+            64,
+        ],
+        [*train, "--init-from", imported, "--out", tmp_path / "second"],
+        ["export-checkpoint", "--checkpoint", tmp_path / "second", "--half", "--out", small],
+        [*train, "--init-from", small, "--out", tmp_path / "third"],
+        [*train, "--init-from", small, "--out", tmp_path / "third"],
     )
+    done = run([sys.executable, "-c", GET3D, json.dumps([[str(word) for word in c] for c in commands])])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("starting from the weights of") == 2 and done.stdout.count("resuming from") == 1
     (glb,) = (tmp_path / "meshes").iterdir()
     assert glb.read_bytes()[:4] == b"glTF"
-    trained, _ = load_parts(
-        next((tmp_path / "first" / "checkpoints").iterdir()) / "generator_ema.safetensors"
-    )
     same, _ = load_parts(imported)
-    for part, state in trained.items():
+    for part, state in written.items():
         assert all(torch.equal(same[part][name], state[name]) for name in state)
-    assert f"{GRID_PREFIX}tets_T4" in same["G"]
-    train_on = ["train", "--config", params, "--data", tiny_data]
-    assert "starting from the weights" in get3d(
-        *train_on, "--init-from", imported, "--out", tmp_path / "second"
+    continued, _ = load_parts(small)
+    for state in (same["G"], continued["G"]):
+        assert torch.equal(state[f"{GRID_PREFIX}vertices_N3"], same["G_ema"][f"{GRID_PREFIX}vertices_N3"])
+
+
+@pytest.mark.parametrize("kind", [{"isosurface": "flexicubes"}, {"generator": "separate"}])
+def test_other_kinds_of_model(
+    kind: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = plain_config()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kind))
+    write_bundle(tmp_path / "ours.safetensors", config)
+    assert (
+        main(
+            [
+                "export-checkpoint",
+                "--checkpoint",
+                str(tmp_path / "ours.safetensors"),
+                "--out",
+                str(tmp_path / "a.pt"),
+            ]
+        )
+        == 0
     )
-    small = tmp_path / "small.safetensors"
-    get3d("export-checkpoint", "--checkpoint", tmp_path / "second", "--half", "--out", small)
-    assert "starting from the weights" in get3d(*train_on, "--init-from", small, "--out", tmp_path / "third")
-    assert "resuming from" in get3d(*train_on, "--init-from", small, "--out", tmp_path / "third")
+    assert (tmp_path / "a.grid.npz").exists() == ("isosurface" not in kind)
+    capsys.readouterr()
+    assert import_checkpoint(tmp_path / "a.pt", tmp_path / "back.safetensors") == 0
+    assert ("our own grid" in capsys.readouterr().err) == ("isosurface" not in kind)
+    samplers = [Sampler.load(tmp_path / f"{name}.safetensors") for name in ("ours", "back")]
+    assert samplers[0].config.model == samplers[1].config.model
+    first, second = (dataclasses.replace(s.generate([1], 1.0, 64)[0], extras={}) for s in samplers)
+    assert mesh_bytes(first, "glb") == mesh_bytes(second, "glb")
+    if "isosurface" in kind:
+        np.savez(tmp_path / "grid.npz", v=kuhn_grid(8)[0], t=kuhn_grid(8)[1])
+        refused = [
+            "import-checkpoint",
+            tmp_path / "a.pt",
+            "--tet-grid",
+            tmp_path / "grid.npz",
+            "--out",
+            tmp_path / "b",
+        ]
+        assert "has no tetrahedra; leave out --tet-grid" in refusal(capsys, *refused)
