@@ -31,7 +31,8 @@ from get3d_model.networks.separate import SeparateGenerator
 from get3d_model.networks.unified import UnifiedTriPlaneGenerator
 from get3d_model.ops.triplane import sample_triplanes
 from get3d_model.rendering.base import Rasterizer
-from get3d_model.rendering.surface import visible_surface
+from get3d_model.rendering.surface import VisibleSurface, covered_points, visible_surface
+from get3d_model.rendering.tile_shading import can_shade_tiles, shade_tiles
 from get3d_model.rendering.views import repeat_meshes
 from get3d_model.types import Camera, GeneratorOutput, GeometryOutput, PackedMeshes, RenderOutput
 
@@ -58,6 +59,8 @@ class Synthesis(nn.Module):
         self.image_resolution = config.image_resolution
         self.antialias_color = config.antialias_color
         self.mirror_symmetry = config.mirror_symmetry
+        # Known on the host, so that kernels take it as numbers.
+        self.inverse_extent = tuple(1.0 / value for value in grid.extent.tolist())
         self.lookup = networks.grid_lookup(grid, config.mirror_symmetry)
         # Mirrored halves deform towards opposite sides; vertices on the mirror plane stay on it.
         sign_N1 = (
@@ -122,13 +125,7 @@ class Synthesis(nn.Module):
         shapes = len(meshes)
         meshes = repeat_meshes(meshes, len(camera) // shapes)
         surface = visible_surface(rasterizer, meshes, camera, size)
-        # All views of a shape ask its texture field together.
-        points_BP3 = surface.points_BP3.reshape(shapes, -1, 3)
-        colors_BP3 = self.point_colors(planes_tex, points_BP3, ws_tex_BLD).reshape(surface.points_BP3.shape)
-        covered_Q3 = colors_BP3[surface.image_Q, surface.slot_Q].float()
-        background_3 = self.to_rgb.bias.float()
-        rgb_BHW3 = background_3.expand(len(meshes) * size * size, 3).index_put((surface.pixel_Q,), covered_Q3)
-        rgb_BHW3 = rgb_BHW3.view(len(meshes), size, size, 3)
+        rgb_BHW3 = self._pixel_colors(surface, planes_tex, ws_tex_BLD)
         mask_BHW1 = surface.coverage_BHW1
         color = torch.cat([rgb_BHW3, mask_BHW1], dim=-1) if self.antialias_color else mask_BHW1
         color = rasterizer.antialias(color.contiguous(), surface.rast_BHW4, surface.clip_V4, meshes.faces_F3)
@@ -137,6 +134,26 @@ class Synthesis(nn.Module):
         else:
             mask_BHW1 = color
         return RenderOutput(rgb_BHW3.permute(0, 3, 1, 2), mask_BHW1.permute(0, 3, 1, 2))
+
+    def _pixel_colors(self, surface: VisibleSurface, planes_tex: Tensor, ws_tex_BLD: Tensor) -> Tensor:
+        """BHW3: the texture field where a surface is seen, `to_rgb`'s bias elsewhere."""
+        mlp = self.generator.texture_mlp(ws_tex_BLD)
+        w_rgb_BD = ws_tex_BLD[:, -1, : self.w_dim]
+        background_3 = self.to_rgb.bias.float()
+        if can_shade_tiles(planes_tex, mlp):
+            weight_B3C = self.to_rgb.point_weight(w_rgb_BD)
+            scale_3 = self.inverse_extent
+            return shade_tiles(
+                surface, planes_tex, mlp, weight_B3C, background_3, scale_3, self.mirror_symmetry
+            )
+        covered = covered_points(surface)
+        # All views of a shape ask its texture field together.
+        points_BP3 = covered.points_BP3.reshape(len(planes_tex), -1, 3)
+        colors_BP3 = self.point_colors(planes_tex, points_BP3, ws_tex_BLD).reshape(covered.points_BP3.shape)
+        covered_Q3 = colors_BP3[covered.image_Q, covered.slot_Q].float()
+        images, height, width = surface.rast_BHW4.shape[:3]
+        rgb_P3 = background_3.expand(images * height * width, 3).index_put((covered.pixel_Q,), covered_Q3)
+        return rgb_P3.view(images, height, width, 3)
 
 
 class Generator(nn.Module):

@@ -62,3 +62,7 @@ class GeneratorNetworks(Protocol):
     def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
         """Texture features, BCP, from the texture planes' features."""
         ...
+
+    def texture_mlp(self, styles_tex_BLS: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The same map as layers: (modulated weight BOI, bias O), leaky ReLU between them."""
+        ...

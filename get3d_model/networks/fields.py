@@ -33,6 +33,13 @@ class ModulatedMLP(nn.Module):
     def num_ws(self) -> int:
         return len(self.layers)
 
+    def point_layers(self, ws_BLD: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(modulated weight BOI, bias O) of every layer, for kernels that evaluate the whole MLP at once."""
+        return [
+            (layer.point_weight(w_BD), layer.bias)
+            for layer, w_BD in zip(self.layers, ws_BLD.unbind(dim=1), strict=True)
+        ]
+
     def forward(self, x_BCP: Tensor, ws_BLD: Tensor) -> Tensor:
         for layer, w_BD in zip(self.layers, ws_BLD.unbind(dim=1), strict=True):
             x_BCP = layer(x_BCP, w_BD)

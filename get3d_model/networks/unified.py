@@ -19,6 +19,7 @@ from get3d_model.networks.cube_weights import CubeWeightMLP
 from get3d_model.networks.fields import ModulatedMLP
 from get3d_model.networks.grid_lookup import plane_lookup
 from get3d_model.networks.synthesis import TriPlaneSynthesis
+from get3d_model.ops.triplane import LatticeSamples
 
 
 class UnifiedTriPlaneGenerator(nn.Module):
@@ -85,10 +86,18 @@ class UnifiedTriPlaneGenerator(nn.Module):
         """Geometry planes -> features BCN."""
         return plane_lookup(grid, self.tri_plane_resolution, mirror_symmetry)
 
-    def geometry(self, features_BCN: Tensor, ws_geo_BLD: Tensor) -> RawGeometry:
-        """SDF, deformation and, for FlexiCubes, weights from the features at the grid vertices."""
+    def geometry(self, features: Tensor | LatticeSamples, ws_geo_BLD: Tensor) -> RawGeometry:
+        """SDF, deformation and, for FlexiCubes, weights from the features (BCN) at the grid vertices."""
         ws = ws_geo_BLD[:, self.tri_plane_synthesis.num_ws_geo :]
         weight = self.mlp_synthesis_weight
+        if isinstance(features, LatticeSamples):
+            sdf, deform = self.mlp_synthesis_sdf.point_layers(ws), self.mlp_synthesis_def.point_layers(ws)
+            if features.can_evaluate(sdf, deform):
+                sdf_BN, deform_BN3 = features.evaluate(sdf, deform)
+                weights = None if weight is None else weight(features.expand(), ws)
+                return RawGeometry(sdf_BN, deform_BN3, weights)
+            features = features.expand()
+        features_BCN = features
         return RawGeometry(
             self.mlp_synthesis_sdf(features_BCN, ws).squeeze(1),
             self.mlp_synthesis_def(features_BCN, ws).transpose(1, 2),
@@ -98,3 +107,7 @@ class UnifiedTriPlaneGenerator(nn.Module):
     def texture_features(self, features_BCP: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """Texture features, B(texture_features)P, from the planes' features."""
         return self.mlp_synthesis_tex(features_BCP, ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])
+
+    def texture_mlp(self, ws_tex_BLD: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The layers of `texture_features`: (modulated weight BOI, bias O)."""
+        return self.mlp_synthesis_tex.point_layers(ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])

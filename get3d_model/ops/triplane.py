@@ -9,10 +9,13 @@ Shape legend: B batch, C channels of one plane, R plane resolution, P points
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from get3d_model.ops.dispatch import is_fused
 
 PLANE_AXES = ((0, 1), (1, 2), (0, 2))
 
@@ -67,13 +70,23 @@ class LatticeLookup(nn.Module):
         """lattices: the (x, y, z) coordinates in [-1, 1] of each; points run over z fastest, x slowest."""
         super().__init__()
         self.count = len(lattices)
+        self.shapes = tuple(tuple(len(values) for values in coordinates) for coordinates in lattices)
         for index, coordinates in enumerate(lattices):
             for axis, values in enumerate(coordinates):
                 weights = bilinear_weights(values, plane_resolution)
                 self.register_buffer(f"weights_{index}_{axis}", weights, persistent=False)
+        for name, values in plane_positions(lattices, plane_resolution).items():
+            self.register_buffer(name, values, persistent=False)
 
-    def forward(self, planes_BCRR: Tensor) -> Tensor:
-        """Features at every lattice point; returns BCP."""
+    def forward(self, planes_BCRR: Tensor) -> Tensor | LatticeSamples:
+        """Features at every lattice point, BCP; on CUDA the samples that they are sums of."""
+        if is_fused(planes_BCRR) and _power_of_two(planes_BCRR.shape[1] // 3):
+            from get3d_model.ops.fused.lattice_fields import SamplePlanes
+
+            samples = SamplePlanes.apply(
+                planes_BCRR, self.plane_Q, self.row_Q, self.column_Q, self.upper_weight_Q2
+            )
+            return LatticeSamples(samples, self.shapes)
         planes_B3CRR = split_planes(planes_BCRR)
         parts = []
         for index in range(self.count):
@@ -82,9 +95,90 @@ class LatticeLookup(nn.Module):
             xy = x_XR @ planes_B3CRR[:, 0].transpose(-1, -2) @ y_YR.T
             yz = y_YR @ planes_B3CRR[:, 1].transpose(-1, -2) @ z_ZR.T
             xz = x_XR @ planes_B3CRR[:, 2].transpose(-1, -2) @ z_ZR.T
-            total_BCXYZ = xy[..., :, :, None] + yz[..., None, :, :] + xz[..., :, None, :]
-            parts.append(total_BCXYZ.flatten(2))
+            parts.append(_sum_of_planes(xy, yz, xz))
         return torch.cat(parts, dim=2)
+
+
+@dataclass(frozen=True)
+class LatticeSamples:
+    """Plane features whose sums are the features at lattice points.
+
+    samples_BQC: lattice after lattice; in each the samples of plane (x, y), (y, z), (x, z), the latter axis
+    running fastest. shapes: vertices of each lattice along x, y, z.
+    """
+
+    samples_BQC: Tensor
+    shapes: tuple[tuple[int, ...], ...]
+
+    def expand(self) -> Tensor:
+        """The features at every point, BCP."""
+        parts, first = [], 0
+        for nx, ny, nz in self.shapes:
+            planes = []
+            for rows, columns in ((nx, ny), (ny, nz), (nx, nz)):
+                block = self.samples_BQC[:, first : first + rows * columns]
+                planes.append(block.transpose(1, 2).unflatten(2, (rows, columns)))
+                first += rows * columns
+            parts.append(_sum_of_planes(*planes))
+        return torch.cat(parts, dim=2)
+
+    def can_evaluate(self, *mlps: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Whether `evaluate` takes these MLPs: one hidden layer, widths from 16 on that are powers of two."""
+        return (
+            all(len(set(shape)) == 1 for shape in self.shapes)
+            and all(len(mlp) == 2 for mlp in mlps)
+            and all(n >= 16 and _power_of_two(n) for mlp in mlps for n in mlp[0][0].shape[1:])
+        )
+
+    def evaluate(
+        self, sdf: Sequence[tuple[Tensor, Tensor]], deform: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """(sdf_BN, deformation_BN3) of two MLPs given as (weight BOI, bias O) layers."""
+        from get3d_model.ops.fused.lattice_fields import LatticeFields
+
+        values_BN4 = LatticeFields.apply(
+            self.samples_BQC,
+            *sdf[0],
+            *deform[0],
+            torch.cat([sdf[1][0], deform[1][0]], dim=1),
+            torch.cat([sdf[1][1], deform[1][1]]),
+            tuple(shape[0] for shape in self.shapes),
+            "tf32x3",
+        )
+        return values_BN4[..., 0], values_BN4[..., 1:]
+
+
+def _sum_of_planes(xy_BCXY: Tensor, yz_BCYZ: Tensor, xz_BCXZ: Tensor) -> Tensor:
+    """BCP, points over z fastest."""
+    return (xy_BCXY[..., :, :, None] + yz_BCYZ[..., None, :, :] + xz_BCXZ[..., :, None, :]).flatten(2)
+
+
+def _power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def plane_positions(lattices: Sequence[tuple[Tensor, Tensor, Tensor]], resolution: int) -> dict[str, Tensor]:
+    """Where lattices meet the planes, in the order of `LatticeSamples`: plane, lower row and column, upper weights."""
+    planes, rows, columns, weights = [], [], [], []
+    for coordinates in lattices:
+        taps = []
+        for values in coordinates:
+            position = (values.double().clamp(-1, 1) + 1) * resolution / 2 - 0.5
+            taps.append((position.floor().int(), (position - position.floor()).float()))
+        for plane, (first, second) in enumerate(PLANE_AXES):
+            (column, column_weight), (row, row_weight) = taps[first], taps[second]
+            shape = (len(column), len(row))
+            columns.append(column[:, None].expand(shape).flatten())
+            rows.append(row[None].expand(shape).flatten())
+            pair = torch.stack([row_weight[None].expand(shape), column_weight[:, None].expand(shape)], dim=-1)
+            weights.append(pair.flatten(0, 1))
+            planes.append(torch.full((shape[0] * shape[1],), plane, dtype=torch.int32))
+    return {
+        "plane_Q": torch.cat(planes),
+        "row_Q": torch.cat(rows),
+        "column_Q": torch.cat(columns),
+        "upper_weight_Q2": torch.cat(weights),
+    }
 
 
 def bilinear_weights(coordinates_P: Tensor, resolution: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Rasterised surface points of a batch of meshes, one camera each, ready for a texture field.
 
-The field is queried only where a surface is seen: the covered pixels of each image are packed to the front of a
-padded point array.
+A field is queried only where a surface is seen: either tile by tile, or after the covered pixels of each image are
+packed to the front of a padded point array.
 
 Shape legend: B batch (meshes and images), V F packed vertices and faces, H W image size, Q covered pixels of the
 whole batch, P points per shape after padding
@@ -23,22 +23,31 @@ class VisibleSurface:
     """What the cameras see.
 
     clip_V4: clip-space vertices, differentiable. rast_BHW4: the rasteriser's buffer.
-    points_BP3: world positions of each image's covered pixels, padded with zeros (no gradient).
-    image_Q, slot_Q: for every covered pixel of the batch, its image and its slot in points_BP3.
-    pixel_Q: its flat index b * H * W + y * W + x.
+    positions_BHW3: world positions, zero where nothing is seen (no gradient).
     """
 
     clip_V4: Tensor
     rast_BHW4: Tensor
-    points_BP3: Tensor
-    image_Q: Tensor
-    slot_Q: Tensor
-    pixel_Q: Tensor
+    positions_BHW3: Tensor
 
     @property
     def coverage_BHW1(self) -> Tensor:
         """1 where a surface is seen, else 0."""
         return (self.rast_BHW4[..., 3:] > 0).to(self.clip_V4.dtype)
+
+
+@dataclass(frozen=True)
+class CoveredPoints:
+    """The covered pixels of every image, packed to the front of a padded point array.
+
+    points_BP3: world positions, padded with zeros. image_Q, slot_Q: for every covered pixel of the batch, its image
+    and its slot in points_BP3. pixel_Q: its flat index b * H * W + y * W + x.
+    """
+
+    points_BP3: Tensor
+    image_Q: Tensor
+    slot_Q: Tensor
+    pixel_Q: Tensor
 
 
 def clip_positions(meshes: PackedMeshes, camera: Camera) -> Tensor:
@@ -63,11 +72,17 @@ def visible_surface(
         positions_BHW3 = rasterizer.interpolate(
             meshes.vertices_V3.detach().contiguous(), rast_BHW4, meshes.faces_F3
         )
-        covered_BP = rast_BHW4[..., 3].flatten(1) > 0
-        counts_B = covered_BP.sum(dim=1)
-        pixel_Q = covered_BP.flatten().nonzero().squeeze(1)
-        image_Q = pixel_Q // covered_BP.shape[1]
-        slot_Q = torch.arange(len(pixel_Q), device=pixel_Q.device) - (counts_B.cumsum(0) - counts_B)[image_Q]
-        points_BP3 = positions_BHW3.new_zeros(len(meshes), max(int(counts_B.max()), 1), 3)
-        points_BP3[image_Q, slot_Q] = positions_BHW3.reshape(-1, 3)[pixel_Q]
-    return VisibleSurface(clip_V4, rast_BHW4, points_BP3, image_Q, slot_Q, pixel_Q)
+    return VisibleSurface(clip_V4, rast_BHW4, positions_BHW3)
+
+
+@torch.no_grad()
+def covered_points(surface: VisibleSurface) -> CoveredPoints:
+    """Packs the covered pixels; waits for the device, which knows their number."""
+    covered_BP = surface.rast_BHW4[..., 3].flatten(1) > 0
+    counts_B = covered_BP.sum(dim=1)
+    pixel_Q = covered_BP.flatten().nonzero().squeeze(1)
+    image_Q = pixel_Q // covered_BP.shape[1]
+    slot_Q = torch.arange(len(pixel_Q), device=pixel_Q.device) - (counts_B.cumsum(0) - counts_B)[image_Q]
+    points_BP3 = surface.positions_BHW3.new_zeros(len(covered_BP), max(int(counts_B.max()), 1), 3)
+    points_BP3[image_Q, slot_Q] = surface.positions_BHW3.reshape(-1, 3)[pixel_Q]
+    return CoveredPoints(points_BP3, image_Q, slot_Q, pixel_Q)

@@ -94,26 +94,27 @@ def _features(planes, base, x, y, z, covered, R, C: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    planes, positions, rast, w1, b1, w2, b2, w3, b3, rgb, H, W, R, tiles_x, tiles, sx, sy, sz,
+    planes, positions, rast, w1, b1, w2, b2, w3, b3, rgb, H, W, R, tiles_x, tiles, views, sx, sy, sz,
     MIRROR: tl.constexpr, C: tl.constexpr, M: tl.constexpr, OUT: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     b = (program // tiles).to(tl.int64)
+    shape = b // views
     tile = program % tiles
     pixel, valid, covered, x, y, z = _tile_points(
         positions, rast, b, tile, H, W, tiles_x, sx, sy, sz, MIRROR, T
     )
     c, m, o = tl.arange(0, C), tl.arange(0, M), tl.arange(0, OUT)
     if tl.sum(covered.to(tl.int32), axis=0) > 0:
-        features = _features(planes, b * R * R * 3 * C, x, y, z, covered, R, C)
-        weight = tl.load(w1 + b * M * C + m[None, :] * C + c[:, None])
+        features = _features(planes, shape * R * R * 3 * C, x, y, z, covered, R, C)
+        weight = tl.load(w1 + shape * M * C + m[None, :] * C + c[:, None])
         hidden = tl.dot(features, weight, input_precision="tf32") + tl.load(b1 + m)[None, :]
         hidden = tl.maximum(hidden, hidden * SLOPE) * GAIN
-        weight = tl.load(w2 + b * OUT * M + o[None, :] * M + m[:, None])
+        weight = tl.load(w2 + shape * OUT * M + o[None, :] * M + m[:, None])
         texture = tl.dot(hidden, weight, input_precision="tf32") + tl.load(b2 + o)[None, :]
         for k in tl.static_range(3):
             background = tl.load(b3 + k)
-            value = tl.sum(texture * tl.load(w3 + (b * 3 + k) * OUT + o)[None, :], axis=1) + background
+            value = tl.sum(texture * tl.load(w3 + (shape * 3 + k) * OUT + o)[None, :], axis=1) + background
             tl.store(rgb + pixel * 3 + k, tl.where(covered, value, background), mask=valid)
     else:
         for k in tl.static_range(3):
@@ -123,7 +124,7 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad, planes, positions, rast, w1, b1, w2, b2, w3, grad_planes, sums, H, W, R, tiles_x, tiles, sx, sy, sz,
+    grad, planes, positions, rast, w1, b1, w2, b2, w3, grad_planes, sums, H, W, R, tiles_x, tiles, views, sx, sy, sz,
     MIRROR: tl.constexpr, C: tl.constexpr, M: tl.constexpr, OUT: tl.constexpr, T: tl.constexpr,
     SIZE: tl.constexpr,
 ):  # fmt: skip
@@ -131,9 +132,10 @@ def _backward_kernel(
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     b = tl.program_id(1).to(tl.int64)
+    shape = b // views
     c, m, o = tl.arange(0, C), tl.arange(0, M), tl.arange(0, OUT)
-    weight1 = tl.load(w1 + b * M * C + m[:, None] * C + c[None, :])
-    weight2 = tl.load(w2 + b * OUT * M + o[:, None] * M + m[None, :])
+    weight1 = tl.load(w1 + shape * M * C + m[:, None] * C + c[None, :])
+    weight2 = tl.load(w2 + shape * OUT * M + o[:, None] * M + m[None, :])
     bias1, bias2 = tl.load(b1 + m), tl.load(b2 + o)
     sum_w1 = tl.zeros((M, C), tl.float32)
     sum_w2 = tl.zeros((OUT, M), tl.float32)
@@ -142,7 +144,7 @@ def _backward_kernel(
     sum_w30 = tl.zeros((OUT,), tl.float32)
     sum_w31 = tl.zeros((OUT,), tl.float32)
     sum_w32 = tl.zeros((OUT,), tl.float32)
-    base = b * R * R * 3 * C
+    base = shape * R * R * 3 * C
     for tile in range(program, tiles, programs):
         pixel, _, covered, x, y, z = _tile_points(
             positions, rast, b, tile, H, W, tiles_x, sx, sy, sz, MIRROR, T
@@ -158,7 +160,7 @@ def _backward_kernel(
             sum_w30 += tl.sum(g0[:, None] * texture, axis=0)
             sum_w31 += tl.sum(g1[:, None] * texture, axis=0)
             sum_w32 += tl.sum(g2[:, None] * texture, axis=0)
-            at = w3 + b * 3 * OUT + o
+            at = w3 + shape * 3 * OUT + o
             g_texture = (
                 g0[:, None] * tl.load(at)[None, :]
                 + g1[:, None] * tl.load(at + OUT)[None, :]
@@ -185,16 +187,12 @@ def _backward_kernel(
     tl.store(at + 2 * OUT + o, sum_w32)
 
 
-def supported(features: int, hidden: int, outputs: int, layers: int) -> bool:
-    """Whether the kernel covers an MLP: one hidden layer, widths that are powers of two from 16 on."""
-    return layers == 2 and all(n >= 16 and n & (n - 1) == 0 and n <= 64 for n in (features, hidden, outputs))
-
-
 class ShadePixels(Function):
     """RGB of every pixel, BHW3 float32: the field where rast_BHW4's triangle id is positive, else b3_3.
 
-    planes_BCRR: B(3C)RR channels-last float32. w1_BMC, w2_BOM, w3_B3O are modulated per image; scale_3 turns
-    world positions into [-1, 1]. Gradients flow into planes, weights and biases.
+    Images b * n ... b * n + n - 1 show shape b. planes_BCRR: B(3C)RR channels-last float32. w1_BMC, w2_BOM,
+    w3_B3O are modulated per shape; scale_3 turns world positions into [-1, 1]. Gradients flow into planes,
+    weights and biases.
     """
 
     @staticmethod
@@ -206,7 +204,8 @@ class ShadePixels(Function):
         tiles = tiles_x * cdiv(height, TILE)
         rgb = torch.empty((batch, height, width, 3), device=rast.device, dtype=torch.float32)
         ctx.sizes = {"C": w1.shape[2], "M": w1.shape[1], "OUT": w2.shape[1], "T": TILE, "MIRROR": mirror}
-        ctx.geometry = (height, width, planes.shape[2], tiles_x, tiles, *scale)
+        views = batch // len(planes)
+        ctx.geometry = (height, width, planes.shape[2], tiles_x, tiles, views, *scale)
         _forward_kernel[(batch * tiles,)](
             planes, positions, rast, w1, b1, w2, b2, w3, b3, rgb, *ctx.geometry, **ctx.sizes, num_warps=2
         )
@@ -229,16 +228,19 @@ class ShadePixels(Function):
             grad, planes, positions, rast, w1, b1, w2, b2, w3, grad_planes, sums,
             *ctx.geometry, **ctx.sizes, SIZE=size, num_warps=4,
         )  # fmt: skip
-        parts = sums.sum(dim=1).split(
-            [hidden * channels, hidden, outputs * hidden, outputs, 3 * outputs], dim=1
+        shapes = len(planes)
+        parts = (
+            sums.view(shapes, -1, size)
+            .sum(dim=1)
+            .split([hidden * channels, hidden, outputs * hidden, outputs, 3 * outputs], dim=1)
         )
         return (
             grad_planes,
-            parts[0].view(batch, hidden, channels),
+            parts[0].view(shapes, hidden, channels),
             parts[1].sum(dim=0),
-            parts[2].view(batch, outputs, hidden),
+            parts[2].view(shapes, outputs, hidden),
             parts[3].sum(dim=0),
-            parts[4].view(batch, 3, outputs),
+            parts[4].view(shapes, 3, outputs),
             grad.sum(dim=(0, 1, 2)),
             None, None, None, None,
         )  # fmt: skip
