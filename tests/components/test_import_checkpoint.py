@@ -17,12 +17,18 @@ from get3d_model.bundle import GRID_PREFIX, Parts, load_parts
 from get3d_model.config import load_config
 from get3d_model.inference import Sampler
 from get3d_model.mesh_io import mesh_bytes
+from get3d_model.ops.resample import low_pass_kernel
 from get3d_model.published_file import read_published_file, write_published_file
 from get3d_model.published_model import to_published
 from pipelines.cli import main
 from tests.components.published import kuhn_grid, plain_config, random_parts, write_bundle
 from tests.get3d_model.training.tiny import run, write_params
+from tests.parity.cases import scaled_copies
+from tests.parity.compare import TOLERANCE, relative_error
+from tests.parity.matching import match_vertices
+from tests.parity.weights import reference_weight, seeded_normal
 
+FOLDER = Path(__file__).parents[3] / "shared" / "parity"
 OPTIONS = ["--tet-res", "8", "--preset", "chair_1024", "--grid-scale", "1"]
 
 
@@ -181,6 +187,47 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.Capture
         checkpoint = tmp_path / f"{name}.safetensors"
         assert expected in refusal(capsys, "export-checkpoint", "--checkpoint", checkpoint, *options)
     assert not (tmp_path / "a.pt").exists()
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference is not beside this checkout")
+@pytest.mark.parametrize("name", ["unified_dmtet_small", "unified_flexicubes_small", "separate_dmtet"])
+def test_an_imported_model_makes_the_reference_shapes(name: str, tmp_path: Path) -> None:
+    """The reference's weights and grid, through the files, give the surface that its own implementation gave."""
+    case = json.loads((FOLDER / f"{name}.json").read_text())
+    state = {
+        key: low_pass_kernel()
+        if key.endswith("resample_filter")
+        else reference_weight(case["salt"], key, tuple(shape))
+        for key, shape in case["shapes"].items()
+    }
+    torch.save({"G_ema": state}, tmp_path / "a.pt")
+    options = ["--tet-res", "8"]
+    with np.load(FOLDER / f"{name}.npz") as stored:
+        expected = {key: stored[key] for key in ("sdf", "sdf_centred", "deformation", "verts0", "grid_verts")}
+        if "grid_tets" in stored:
+            np.savez(tmp_path / "grid.npz", vertices=stored["grid_verts"], tets=stored["grid_tets"])
+            options += ["--tet-grid", str(tmp_path / "grid.npz")]
+    assert import_checkpoint(tmp_path / "a.pt", tmp_path / "a.safetensors", *options) == 0
+    generator = Sampler.load(tmp_path / "a.safetensors").generator
+    synthesis = generator.synthesis
+    assert np.array_equal(synthesis.extractor.grid.vertices_N3.numpy(), expected["grid_verts"])
+    z_geo, z_tex = (
+        torch.from_numpy(seeded_normal(case["salt"], f"input:{name}{which}", (case["batch"], 32)))
+        for which in ("zg", "zt")
+    )
+    ws_geo = scaled_copies(generator.mapping_geo(z_geo), generator.num_ws_geo)
+    ws_tex = scaled_copies(generator.mapping(z_tex), generator.num_ws_tex)
+    ws_tex = synthesis.texture_styles(ws_geo, ws_tex)
+    geometry = synthesis.geometry(synthesis.planes(ws_geo, ws_tex)[0], ws_geo)
+    for ours, key in ((geometry.sdf_BN[..., None], "sdf"), (geometry.deform_BN3, "deformation")):
+        assert relative_error(ours.numpy(), expected[key])[0] < TOLERANCE
+    centred = torch.from_numpy(expected["sdf_centred"][..., 0])
+    surface = synthesis.extractor.surface(dataclasses.replace(geometry, sdf_BN=centred))
+    vertices = surface.meshes.mesh(0).vertices_V3
+    assert vertices.shape == expected["verts0"].shape
+    match = match_vertices(vertices, expected["verts0"])
+    assert relative_error(vertices, expected["verts0"][match])[0] < TOLERANCE
+    assert len(np.unique(match)) == len(match)
 
 
 GET3D = """
