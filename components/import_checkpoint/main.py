@@ -118,7 +118,12 @@ def imported_config(args: argparse.Namespace, parts: Parts) -> Config:
     preset_file = CONFIG_DIR / f"{args.preset}.yaml"
     preset = load_config(preset_file if preset_file.is_file() else Path(args.preset))
     # What the published model does not have stays off, whatever the preset says.
-    found: dict[str, Any] = {"initial_shape": None, "mirror_symmetry": False, "antialias_color": False}
+    found: dict[str, Any] = {
+        "num_classes": 0,
+        "initial_shape": None,
+        "mirror_symmetry": False,
+        "antialias_color": False,
+    }
     for part, settings in ((EMA, generator_settings), (DISCRIMINATOR, discriminator_settings)):
         if part in parts:
             shapes = {name: tuple(tensor.shape) for name, tensor in parts[part].items()}
