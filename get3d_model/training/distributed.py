@@ -180,12 +180,23 @@ def world_from_environment(timeout_s: float = RANK_TIMEOUT_S) -> World:
 
 def _join(rank: int, size: int, device: torch.device, timeout_s: float) -> World:
     patience = timedelta(seconds=timeout_s)
-    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    # torchrun holds the store itself, so that it outlives rank 0.
+    held_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+        store = dist.TCPStore(
+            host,
+            int(port),
+            size,
+            is_master=rank == 0 and not held_by_launcher,
+            timeout=patience,
+            # We wait ourselves: the store only counts who comes.
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
     except (dist.DistError, ValueError) as error:
         raise InputError(
-            f"rank {rank} does not reach rank 0 at {address} (MASTER_ADDR, MASTER_PORT): {error}"
+            f"rank {rank} does not reach the store of the run at {host}:{port} (MASTER_ADDR, MASTER_PORT): {error}"
         ) from None
     _wait_for_all(store, rank, size, timeout_s)
     cuda = device.type == "cuda"

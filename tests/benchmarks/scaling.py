@@ -26,7 +26,6 @@ from get3d_model.training.distributed import World, world_from_environment
 from get3d_model.training.gradients import average_gradients
 from get3d_model.training.step import build_training_step
 
-
 Instant = torch.cuda.Event | float
 
 
