@@ -6,19 +6,20 @@ weights it starts from within the first images.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from get3d_model.bundle import DISCRIMINATOR, EMA, GENERATOR, load_parts
+from get3d_model.bundle import DISCRIMINATOR, EMA, GENERATOR, GRID_PREFIX, load_parts
 from get3d_model.config import ModelConfig, config_from_dict
 from get3d_model.errors import InputError
 from get3d_model.generator import stored_grid
 from get3d_model.inference import find_checkpoint
 from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.training.checkpoint import TrainedModules, list_checkpoints
-from get3d_model.weights import load_module
+from get3d_model.weights import load_module, load_tensors
 
 # How the model is computed, not what it is.
 FREE_FIELDS = ("num_half_precision_blocks", "activation_clamp")
@@ -47,18 +48,26 @@ def initialise_from(path: Path, modules: TrainedModules, config: ModelConfig) ->
 def starting_grid(out: Path, init_from: Path | None, config: ModelConfig) -> TetrahedralGrid | None:
     """The grid of its own that a run needs: that of the newest checkpoint in `out`, or else of `init_from`.
 
-    None for our BCC grid, also where the checkpoint's grid was for another resolution or scale. Raises InputError.
+    None for our BCC grid, also where the checkpoint's grid was for another resolution or scale. Raises InputError for
+    an `init_from` that cannot be read; what is wrong with a checkpoint in `out` is for `Trainer.resume` to say.
     """
     folders = list_checkpoints(out)
-    source = folders[-1] if folders else init_from
-    if source is None:
+    if folders:
+        with contextlib.suppress(InputError):
+            return _grid_of(folders[-1], config)
         return None
-    file = find_checkpoint(source)
-    parts, description = load_parts(file, [EMA])
+    return _grid_of(init_from, config) if init_from is not None else None
+
+
+def _grid_of(checkpoint: Path, config: ModelConfig) -> TetrahedralGrid | None:
+    file = find_checkpoint(checkpoint)
+    tensors, description = load_tensors(file, wanted=lambda name: GRID_PREFIX in name)
+    if not tensors:
+        return None
     saved = _saved_model(description, file)
     if (saved.tet_res, saved.grid_scale) != (config.tet_res, config.grid_scale):
         return None
-    return stored_grid(parts.get(EMA, {}), config, file)
+    return stored_grid({name.removeprefix(f"{EMA}."): t for name, t in tensors.items()}, config, file)
 
 
 def _saved_model(description: Mapping[str, Any], file: Path) -> ModelConfig:

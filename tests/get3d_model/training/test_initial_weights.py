@@ -82,6 +82,20 @@ def test_a_training_folder_can_be_started_from_and_goes_first(tiny_data: Path, t
     assert_holds(afresh.modules, "D", parts["D"])
 
 
+def test_what_is_wrong_with_a_checkpoint_in_out_does_not_stop_a_fresh_start(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    config = plain_config()
+    folder = start(config, tiny_data, tmp_path / "out", None).run()
+    (folder / "generator_ema.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        start(config, tiny_data, tmp_path / "out", None)
+    changed = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=7))
+    parts = write_bundle(tmp_path / "a.safetensors", config)
+    afresh = start(changed, tiny_data, tmp_path / "out", tmp_path / "a.safetensors", restart_on_change=True)
+    assert_holds(afresh.modules, "G", parts["G"])
+
+
 def test_what_differs_is_named(tiny_data: Path, tmp_path: Path) -> None:
     config = plain_config()
     write_bundle(tmp_path / "a.safetensors", config)
