@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from get3d_model.ops.conv import no_weight_gradients
+
 
 def generator_logistic(fake_logits_B1: Tensor) -> Tensor:
     """softplus(-D(G(z))) per sample, B1."""
@@ -30,7 +32,8 @@ def discriminator_logistic_real(real_logits_B1: Tensor) -> Tensor:
 def image_gradient(logits: tuple[Tensor, ...], images_BCHW: Tensor) -> Tensor:
     """Gradient of the sum of all logits with respect to the images, BCHW, itself differentiable."""
     total = sum(item.sum() for item in logits)
-    (gradient_BCHW,) = torch.autograd.grad(total, images_BCHW, create_graph=True)
+    with no_weight_gradients():
+        (gradient_BCHW,) = torch.autograd.grad(total, images_BCHW, create_graph=True)
     return gradient_BCHW
 
 

@@ -55,4 +55,8 @@ def low_pass(x_BCHW: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -
 
 def downsample_2x(x_BCHW: Tensor) -> Tensor:
     """Low-passes and keeps every second sample; returns BC(H/2)(W/2)."""
+    if is_fused(x_BCHW) and x_BCHW.dtype == torch.float32:
+        from get3d_model.ops.fused.halve import Halve
+
+        return Halve.apply(x_BCHW)
     return low_pass(x_BCHW, padding=1, stride=2)

@@ -120,8 +120,15 @@ class Phases:
             made = self.fake(len(real_B4HW), random)
             self.generator.mapping_geo.update_w_avg(made.w_geo_SD, made.class_S)
             self.generator.mapping.update_w_avg(made.w_tex_SD, made.class_S)
-        fake = self.discriminator(made.rgba_B4HW, made.angles_B2, self.half_dtype, made.class_B)
-        real = self.discriminator(real_B4HW, self.condition(angles_B2), self.half_dtype, class_B)
+        # Generated and real images share the passes through the layers.
+        logits = self.discriminator(
+            torch.cat([made.rgba_B4HW, real_B4HW]),
+            torch.cat([made.angles_B2, self.condition(angles_B2)]),
+            self.half_dtype,
+            None if class_B is None else torch.cat([made.class_B, class_B]),
+            batches=2,
+        )
+        fake, real = zip(*(item.chunk(2) for item in logits), strict=True)
         fake_loss = sum(discriminator_logistic_fake(item).mean() for item in fake)
         real_loss = sum(discriminator_logistic_real(item).mean() for item in real)
         (fake_loss + real_loss).backward()
