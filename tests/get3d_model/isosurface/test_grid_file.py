@@ -37,6 +37,20 @@ def test_any_names_fill_the_cube_with_outward_tetrahedra(tmp_path: Path, names: 
     assert found.changes == (f"{len(tets) // 2} of {len(tets)} tetrahedra turned to positive volume",)
 
 
+def test_a_sphere_on_a_grid_of_either_orientation_faces_outward(tmp_path: Path) -> None:
+    vertices, tets = kuhn_grid(24)
+    grid = read_grid(write(tmp_path / "grid.npz", vertices=vertices, tets=tets), 24, 1.0).grid
+    radius = 0.37
+    sdf_BN = radius - grid.vertices_N3.norm(dim=1)[None]
+    mesh = MarchingTetrahedra(grid)(sdf_BN, torch.zeros(1, *grid.vertices_N3.shape)).mesh(0)
+    corners_F33 = mesh.vertices_V3.astype(np.float64)[mesh.faces_F3]
+    # Divergence theorem: the sum is the volume only where every face winds outward.
+    volume = np.linalg.det(corners_F33).sum() / 6
+    assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.01)
+    normal_F3 = np.cross(corners_F33[:, 1] - corners_F33[:, 0], corners_F33[:, 2] - corners_F33[:, 0])
+    assert ((normal_F3 * corners_F33.mean(axis=1)).sum(axis=1) >= 0).all()
+
+
 def test_usual_names_decide_between_arrays_that_fit(tmp_path: Path) -> None:
     vertices, tets = kuhn_grid(2)
     path = write(tmp_path / "grid.npz", normals=vertices * 2, vertices=vertices, cells=tets[:3], tets=tets)
