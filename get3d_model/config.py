@@ -183,6 +183,9 @@ class TrainingConfig:
     ema_rampup: float | None = 0.05
     """The EMA half-life is at most this share of the images seen so far; none: constant."""
     style_mixing_probability: float = 0.9
+    w_avg_samples: int = 100_000
+    """Samples that the average w of a checkpoint, what truncation goes towards, is computed from; 0: the moving
+    average of training."""
     sdf_regularizer_weight: float = 0.01
     flexicubes_deviation_weight: float = 0.5
     """Of FlexiCubes' L_dev: evens out the distances between a vertex and the crossings around it."""
@@ -223,7 +226,7 @@ class TrainingConfig:
         )
         for name in (
             "r1_gamma", "sdf_regularizer_weight", "flexicubes_deviation_weight", "flexicubes_weights_weight",
-            "validation_images",
+            "validation_images", "w_avg_samples",
         ):  # fmt: skip
             _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         _check(

@@ -20,7 +20,8 @@ from get3d_model.config import Config, config_from_dict
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
 from get3d_model.generator import Generator, build_generator, stored_grid
-from get3d_model.limits import check_psi, check_seed
+from get3d_model.latents import latent_codes
+from get3d_model.limits import check_psi
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.rendering.texture_bake import bake_texture
@@ -34,25 +35,28 @@ BEST_FILE = "best.json"
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model a mesh came from. sha256 is that of the weight file."""
+    """Which model a mesh came from. sha256 is that of the weight file. class_names: of a class-conditional model."""
 
     name: str
     kimg: float
     sha256: str
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Styles:
-    """One w per shape for each of the two codes, already truncated; BD."""
+    """One w per shape for each of the two codes, already truncated; BD. class_B: of a class-conditional model."""
 
     w_geo_BD: Tensor
     w_tex_BD: Tensor
+    class_B: Tensor | None = None
 
     def __len__(self) -> int:
         return self.w_geo_BD.shape[0]
 
     def __getitem__(self, index: slice) -> Styles:
-        return Styles(self.w_geo_BD[index], self.w_tex_BD[index])
+        class_B = None if self.class_B is None else self.class_B[index]
+        return Styles(self.w_geo_BD[index], self.w_tex_BD[index], class_B)
 
 
 @dataclass(frozen=True)
@@ -129,24 +133,59 @@ class Sampler:
         config = config_from_dict(description["config"], f"{file} header")
         generator = build_generator(config.model, stored_grid(tensors, config.model, file))
         load_module(generator, tensors, file)
-        identity = ModelIdentity(config.name, description["kimg"], sha256_file(file))
+        class_names = tuple((description.get("dataset") or {}).get("classes", ()))
+        identity = ModelIdentity(config.name, description["kimg"], sha256_file(file), class_names)
         return cls(generator, config, identity, make_rasterizer(device), device)
 
-    def styles(self, seeds: Sequence[int], truncation_psi: float = 1.0) -> Styles:
-        """The two codes of each seed: N(0, I) drawn on the CPU, so that a seed means the same on every device.
+    def styles(
+        self,
+        seeds: Sequence[int],
+        truncation_psi: float = 1.0,
+        class_number: int | Sequence[int] | None = None,
+    ) -> Styles:
+        """The two codes of each seed (see `latent_codes`).
 
-        Raises InputError for a seed outside 0 .. 2^63 - 1 or a psi outside 0 .. 2.
+        class_number: of a class-conditional model, one for all or one each; None: the class that the seed draws.
+        Raises InputError for a seed outside 0 .. 2^63 - 1, a psi outside 0 .. 2 or a class that does not exist.
         """
+        z_B2Z, class_B = latent_codes(seeds, self.generator.z_dim, self.generator.num_classes)
+        return self.map(z_B2Z, truncation_psi, self.classes(class_B, class_number))
+
+    @torch.no_grad()
+    def map(self, z_B2Z: Tensor, truncation_psi: float = 1.0, class_B: Tensor | None = None) -> Styles:
+        """Styles of codes (geometry, texture). Raises InputError for a psi outside 0 .. 2."""
         check_psi(truncation_psi)
-        pairs = []
-        for seed in seeds:
-            check_seed(seed)
-            pairs.append(torch.randn(2, self.generator.z_dim, generator=torch.Generator().manual_seed(seed)))
-        z_B2Z = torch.stack(pairs).to(self.device)
+        z_B2Z = z_B2Z.to(self.device)
+        class_B = None if class_B is None else class_B.to(self.device)
         return Styles(
-            self.generator.mapping_geo(z_B2Z[:, 0], truncation_psi),
-            self.generator.mapping(z_B2Z[:, 1], truncation_psi),
+            self.generator.mapping_geo(z_B2Z[:, 0], truncation_psi, class_B),
+            self.generator.mapping(z_B2Z[:, 1], truncation_psi, class_B),
+            class_B,
         )
+
+    def classes(self, drawn_B: Tensor | None, class_number: int | Sequence[int] | None) -> Tensor | None:
+        """The classes asked for, in the place of the drawn ones; None for a model without. Raises InputError."""
+        if class_number is None:
+            return drawn_B
+        if drawn_B is None:
+            raise InputError(f"the model {self.identity.name} has no classes; leave the class out")
+        class_B = torch.as_tensor(class_number, dtype=torch.int64).expand(len(drawn_B))
+        if not 0 <= int(class_B.min()) <= int(class_B.max()) < self.generator.num_classes:
+            raise InputError(
+                f"class {class_number} does not exist; {self.identity.name} has 0 to {self.generator.num_classes - 1}"
+            )
+        return class_B
+
+    def class_number(self, text: str) -> int:
+        """The number of a class given by name or number. Raises InputError naming the classes."""
+        names = self.identity.class_names or tuple(str(i) for i in range(self.generator.num_classes))
+        if not self.generator.num_classes:
+            raise InputError(f"the model {self.identity.name} has no classes; leave the class out")
+        if text in names:
+            return names.index(text)
+        if text.isdigit() and int(text) < len(names):
+            return int(text)
+        raise InputError(f"class {text!r} does not exist; {self.identity.name} has {', '.join(names)}")
 
     @torch.no_grad()
     def shapes(self, styles: Styles) -> Shapes:
@@ -186,9 +225,17 @@ class Sampler:
             for index, seed in enumerate(seeds)
         ]
 
-    def extras(self, seed: int, truncation_psi: float) -> dict[str, Any]:
-        """What is written into `asset.extras` of a generated mesh."""
+    def extras(self, seed: int, truncation_psi: float, class_number: int | None = None) -> dict[str, Any]:
+        """What is written into `asset.extras` of a generated mesh. class_number: None: the one the seed draws."""
+        class_entry: dict[str, Any] = {}
+        if self.generator.num_classes:
+            _, drawn_B = latent_codes([seed], self.generator.z_dim, self.generator.num_classes)
+            number = int(self.classes(drawn_B, class_number)[0])
+            class_entry = {
+                "class": self.identity.class_names[number] if self.identity.class_names else number
+            }
         return {
+            **class_entry,
             "seed": seed,
             "truncation_psi": truncation_psi,
             "model": self.identity.name,

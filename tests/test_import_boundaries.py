@@ -20,7 +20,8 @@ PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 LIBRARY = (
     "errors", "limits", "files", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
     "mesh_topology", "texture_atlas", "gltf", "obj_ply", "mesh_io", "image_grid", "rendering", "data",
-    "networks", "weights", "bundle", "published_file", "published_model", "generator", "inference", "metrics", "training",
+    "networks", "weights", "bundle", "published_file", "published_model", "generator", "latents", "inference", "walks",
+    "metrics", "training",
 )  # fmt: skip
 # Heavy or optional packages, and the modules that may import them (patterns of dotted names).
 HEAVY = {

@@ -26,6 +26,7 @@ from get3d_model.config import config_from_dict, config_to_dict
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, write_json_atomic
 from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
+from get3d_model.latents import average_w
 from get3d_model.training.best import Best, write_best
 from get3d_model.weights import load_module, load_tensors, save_tensors
 
@@ -35,7 +36,7 @@ RETIRED_PREFIX = "stale-"
 RESUMABLE_CHANGES = {
     "training": {
         "total_kimg", "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "data_workers",
-        "validation_images", "early_stopping_patience", "rank_timeout_s",
+        "w_avg_samples", "validation_images", "early_stopping_patience", "rank_timeout_s",
     },
     "meshes": None, "render": None, "evaluation": None, "serving": None, "name": None,
 }  # fmt: skip
@@ -77,14 +78,30 @@ def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) ->
     The newest KEEP stay, and the one that `state.best` names.
     """
     folder = checkpoint_dir(out, state.images_seen)
-    description = {"config": state.config, "kimg": state.kimg, "step": state.step, "dataset": state.dataset}
+    samples = state.config["training"]["w_avg_samples"]
+    # For truncation: the average of the weights that are saved, instead of a moving average over training.
+    averages = {
+        f"{name}.w_avg": average_w(getattr(modules.generator_ema, name), samples, seed)
+        for seed, name in enumerate(("mapping", "mapping_geo"))
+        if samples
+    }
+    description = {
+        "w_avg_samples": samples,
+        "config": state.config,
+        "kimg": state.kimg,
+        "step": state.step,
+        "dataset": state.dataset,
+    }
     with atomic_directory(folder) as temporary:
         for name, module in (
             (GENERATOR_FILE, modules.generator_ema),
             ("generator.safetensors", modules.generator),
             ("discriminator.safetensors", modules.discriminator),
         ):
-            save_tensors(module.state_dict(), temporary / name, description)
+            tensors = module.state_dict()
+            if module is modules.generator_ema:
+                tensors = {**tensors, **averages}
+            save_tensors(tensors, temporary / name, description)
         optimizers = {
             **_optimizer_tensors("generator", modules.generator_optimizer),
             **_optimizer_tensors("discriminator", modules.discriminator_optimizer),

@@ -38,6 +38,7 @@ from get3d_model.training.checkpoint import (
     save_checkpoint,
     what_changed,
 )
+from get3d_model.training.classes import class_shares, dataset_category
 from get3d_model.training.distributed import StopVote, World
 from get3d_model.training.initial_weights import initialise_from, starting_grid
 from get3d_model.training.phases import Report
@@ -50,6 +51,8 @@ from get3d_model.training.validation import KEY as VALIDATION_KEY
 from get3d_model.training.validation import Validator
 
 CACHE_BYTES = 1 << 30
+# (images, camera angles, classes of a class-conditional model)
+_RealBatch = tuple[Tensor, Tensor, Tensor | None]
 
 
 class TrainingDiverged(InputError):
@@ -84,20 +87,34 @@ class Trainer:
             raise InputError(
                 f"training.batch_size {training.batch_size} does not divide over {world.size} processes; use a multiple"
             )
+        if training.batch_size // world.size % training.views_per_shape:
+            raise InputError(
+                f"the {training.batch_size // world.size} images of a process in a step are no multiple of "
+                f"training.views_per_shape {training.views_per_shape}; change it or training.batch_size"
+            )
         self.config, self.out, self.world = config, Path(out), world
         self.local_batch = training.batch_size // world.size
         self.summary = preflight(
-            Path(data_dir), resolution=config.model.image_resolution, cameras=config.cameras
+            Path(data_dir),
+            resolution=config.model.image_resolution,
+            cameras=config.cameras,
+            category=dataset_category(config.model),
         )
         self.dataset = RenderedDataset(
-            Path(data_dir), "train", cache_bytes=CACHE_BYTES, threads=training.data_workers
+            Path(data_dir),
+            "train",
+            category=dataset_category(config.model),
+            cache_bytes=CACHE_BYTES,
+            threads=training.data_workers,
         )
+        shares_K = class_shares(self.dataset, config.model)
+        self.classes_N = None if shares_K is None else torch.from_numpy(self.dataset.classes_N)
         self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
 
         cameras = camera_distribution(config.cameras, torch.from_numpy(self.dataset.angles_N2))
         self.init_from = init_from
         grid = starting_grid(self.out, init_from, config.model)
-        self.train = build_training_step(config, world, cameras, grid)
+        self.train = build_training_step(config, world, cameras, grid, shares_K)
         self.modules = self.train.modules
         identity = ModelIdentity(config.name, 0.0, "")
         self.preview = Sampler(
@@ -189,10 +206,10 @@ class Trainer:
             pending = pool.submit(self._read, self.step)
             while self.images_seen < total and not self.out_of_patience:
                 waited = time.monotonic()
-                real_B4HW, angles_B2 = self._take(pending)
+                real_B4HW, angles_B2, class_B = self._take(pending)
                 data_wait_s += time.monotonic() - waited
                 pending = pool.submit(self._read, self.step + 1)
-                reports.append(self.train.step(real_B4HW, angles_B2, self.step))
+                reports.append(self.train.step(real_B4HW, angles_B2, index=self.step, class_B=class_B))
                 self.step += 1
                 self.images_seen += training.batch_size
                 last = self.images_seen >= total
@@ -251,16 +268,19 @@ class Trainer:
         self.best = self.best.updated(values[VALIDATION_KEY], self.images_seen)
         return values
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = self.dataset.read_batch(self.sampler.batch(step, self.local_batch))
-        return batch.rgba_B4HW, batch.angles_B2
+    def _read(self, step: int) -> _RealBatch:
+        indices = self.sampler.batch(step, self.local_batch)
+        batch = self.dataset.read_batch(indices)
+        class_B = None if self.classes_N is None else self.classes_N[indices]
+        return batch.rgba_B4HW, batch.angles_B2, class_B
 
-    def _take(self, pending: Future[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        rgba_B4HW, angles_B2 = pending.result()
+    def _take(self, pending: Future[_RealBatch]) -> _RealBatch:
+        rgba_B4HW, angles_B2, class_B = pending.result()
         device = self.world.device
         return (
             to_training_tensor(rgba_B4HW.to(device, non_blocking=True), self.config.training.background),
             angles_B2.to(device, non_blocking=True),
+            None if class_B is None else class_B.to(device, non_blocking=True),
         )
 
     def _check_finite(self, values: dict[str, float]) -> None:
@@ -306,6 +326,7 @@ class Trainer:
         return {
             "images": len(self.dataset),
             "shapes": len(self.dataset.shape_ids),
+            **({} if self.classes_N is None else {"classes": self.dataset.class_names}),
             "sha256": sha256_file(manifest)
             if manifest.is_file()
             else sha256_json([self.dataset.shape_ids, self.dataset.angles_N2.tolist()]),

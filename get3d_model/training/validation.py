@@ -22,6 +22,7 @@ from get3d_model.config import Config
 from get3d_model.data.dataset import RenderedDataset, images_of_split, open_source, to_training_tensor
 from get3d_model.inference import Sampler
 from get3d_model.metrics.swd import SwdReference, image_patches
+from get3d_model.training.classes import dataset_category
 
 SPLIT = "val"
 BATCH = 16
@@ -36,7 +37,7 @@ class Validator:
         self._config, self._sampler = config, sampler
         self._reference: SwdReference | None = None
         self._data_dir = Path(data_dir)
-        source = open_source(self._data_dir)
+        source = open_source(self._data_dir, category=dataset_category(config.model))
         held_out = len(images_of_split(source, SPLIT)) if SPLIT in source.splits else 0
         self.images = min(config.training.validation_images, held_out)
         self._batch = max(1, min(BATCH, BATCH * 256**2 // config.model.image_resolution**2))
@@ -49,7 +50,12 @@ class Validator:
     def measure(self) -> dict[str, float]:
         """The mean over the levels (`validation/swd`) and each level (`validation/swd_RESOLUTION`)."""
         if self._reference is None:
-            self._dataset = RenderedDataset(self._data_dir, SPLIT, threads=self._config.training.data_workers)
+            self._dataset = RenderedDataset(
+                self._data_dir,
+                SPLIT,
+                category=dataset_category(self._config.model),
+                threads=self._config.training.data_workers,
+            )
             # Evenly over the shapes and their views.
             self._indices = np.linspace(0, len(self._dataset) - 1, self.images).round().astype(int)
             self._reference = SwdReference(image_patches(self._real()))
@@ -72,7 +78,8 @@ class Validator:
             camera = orbit_camera(
                 angles_B2[:, 0], angles_B2[:, 1], orbit.radius, math.radians(orbit.field_of_view_deg)
             )
-            styles = self._sampler.styles(range(seed, seed + len(indices)))
+            classes = self._dataset.classes_N[indices] if self._config.model.num_classes else None
+            styles = self._sampler.styles(range(seed, seed + len(indices)), class_number=classes)
             seed += len(indices)
             rgb_BHW3 = torch.from_numpy(self._sampler.render(styles, camera)[..., :3].copy())
             yield rgb_BHW3.to(self._sampler.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0

@@ -180,10 +180,10 @@ def test_divergence_is_one_line_and_exit_code_2(
 ) -> None:
     step = TrainingStep.step
 
-    def poisoned(self: TrainingStep, real: torch.Tensor, angles: torch.Tensor, index: int) -> Report:
+    def poisoned(self: TrainingStep, *batch: torch.Tensor, index: int, **options: torch.Tensor) -> Report:
         if index == 1:
             next(self.modules.discriminator.parameters()).data.fill_(torch.inf)
-        return step(self, real, angles, index)
+        return step(self, *batch, index=index, **options)
 
     monkeypatch.setattr(TrainingStep, "step", poisoned)
     params = write_params(tmp_path / "params.yaml", tiny_config(4))
