@@ -95,6 +95,9 @@ class ModelConfig:
     channel_base: int = 32768
     """Channels of the backbone at resolution r: min(channel_base / r, channel_max)."""
     channel_max: int = 512
+    volume_channel_base: int = 2048
+    """Channels of the 3-D networks of `generator: separate` at resolution r: min(base / r, max)."""
+    volume_channel_max: int = 256
     mlp_hidden_layers: int = 1
     mlp_width: int = 32
     texture_features: int = 16
@@ -130,6 +133,7 @@ class ModelConfig:
             "mlp_hidden_layers",
             "mlp_width",
             "texture_features",
+            "volume_channel_max",
         ):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         _check(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
@@ -155,6 +159,10 @@ class ModelConfig:
                 getattr(self, base) >= getattr(self, top),
                 f"{base} must be at least {top} ({getattr(self, top)}), not {getattr(self, base)}",
             )
+        _check(
+            self.volume_channel_base >= 32,
+            f"volume_channel_base must be at least 32, not {self.volume_channel_base}",
+        )
         if self.initial_shape is not None:
             _check(
                 all(0 < half < self.grid_scale / 2 for half in self.initial_shape),

@@ -4,8 +4,8 @@ Source: GET3D (Gao et al. 2022) with FlexiCubes (Shen et al. 2023): the features
 the other, go through a modulated MLP to 21 weights, times 0.1. Parameter names are those of the published
 checkpoints (`mlp_synthesis_weight`).
 
-The first layer is linear in the concatenated features, so it is the sum of one product per corner over the grid
-vertices. The concatenation, eight times the features of all vertices, never exists.
+The first layer is linear in the concatenated features, so it is the sum of one product per corner. The
+concatenation, eight times the features of all vertices, never exists.
 
 Shape legend: B batch, C features, N grid vertices, Q cubes, O output channels, X Y Z vertices along each axis,
 L layers (copies of w), D w width
@@ -14,13 +14,15 @@ L layers (copies of w), D w width
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.isosurface.cube_grid import CORNER_OFFSETS, CubeGrid
 from get3d_model.isosurface.flexicubes import NUM_WEIGHTS
 from get3d_model.networks.fields import ModulatedMLP
-from get3d_model.ops.activation import bias_leaky_relu
-from get3d_model.ops.modulated_conv import demodulation
+from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
+from get3d_model.ops.modulated_conv import modulated_linear_weight
+from get3d_model.ops.triplane import LatticeSamples
 
 WEIGHT_SCALE = 0.1
 
@@ -67,20 +69,55 @@ class CubeWeightMLP(ModulatedMLP):
         super().__init__(8 * features, width, NUM_WEIGHTS, hidden_layers, w_dim)
         self.corner_values = corner_values(grid)
 
-    def forward(self, features_BCN: Tensor, ws_BLD: Tensor) -> Tensor:
-        """Returns BQ21."""
+    def forward(self, features: Tensor | LatticeSamples, ws_BLD: Tensor) -> Tensor:
+        """features: BCN, or the plane samples of a grid of one lattice. Returns BQ21."""
         first_BD, *rest = ws_BLD.unbind(dim=1)
-        x_BOQ = self._first_layer(features_BCN, first_BD)
+        layer = self.layers[0]
+        weight_BOI = modulated_linear_weight(layer.weight, layer.affine(first_BD))
+        weight_BO8C = weight_BOI.unflatten(2, (8, -1)) * LEAKY_GAIN
+        bias_O = layer.bias * LEAKY_GAIN
+        if isinstance(features, LatticeSamples):
+            x_BOQ = planes_to_cubes(features, weight_BO8C, bias_O)
+        else:
+            x_BOQ = self._corners_to_cubes(features, weight_BO8C) + bias_O[:, None]
+        # The gain is in weight and bias: leaky_relu(g x) = g leaky_relu(x) for g > 0.
+        x_BOQ = F.leaky_relu_(x_BOQ, LEAKY_SLOPE)
         for layer, w_BD in zip(self.layers[1:], rest, strict=True):
             x_BOQ = layer(x_BOQ, w_BD)
         return x_BOQ.transpose(1, 2) * WEIGHT_SCALE
 
-    def _first_layer(self, features_BCN: Tensor, w_BD: Tensor) -> Tensor:
-        layer = self.layers[0]
-        style_BI = layer.affine(w_BD)
-        weight_BOI = layer.weight * style_BI[:, None] * demodulation(layer.weight, style_BI)[:, :, None]
-        weight_BO8C = weight_BOI.unflatten(2, (8, features_BCN.shape[1])).to(features_BCN.dtype)
+    def _corners_to_cubes(self, features_BCN: Tensor, weight_BO8C: Tensor) -> Tensor:
+        """The sum over corners of weight times features, BOQ."""
         total = self.corner_values(torch.bmm(weight_BO8C[:, :, 0], features_BCN), 0).contiguous()
         for corner in range(1, 8):
             total += self.corner_values(torch.bmm(weight_BO8C[:, :, corner], features_BCN), corner)
-        return bias_leaky_relu(total.flatten(2), layer.bias, channel_dim=1)
+        return total.flatten(2)
+
+
+def planes_to_cubes(samples: LatticeSamples, weight_BO8C: Tensor, bias_O: Tensor) -> Tensor:
+    """The sum over corners of weight times features, and the bias, BOQ, without the features at the vertices.
+
+    A vertex's features are a sum over three planes, so the sum over corners is, too: each plane gives one product
+    over its own n^2 positions, whose result is shared by all cubes along the plane's normal.
+    """
+    (nx, ny, nz), shapes = samples.shapes[0], samples.shapes
+    if len(shapes) != 1:
+        raise ValueError(f"the vertices of a cube grid are one lattice, not {len(shapes)}")
+    # Corner k lies at (k & 1, k >> 1 & 1, k >> 2 & 1).
+    weight_BOzyxC = weight_BO8C.unflatten(2, (2, 2, 2))
+    sums, first = [], 0
+    for normal, rows, columns in ((2, nx, ny), (4, ny, nz), (3, nx, nz)):
+        block_BQC = samples.samples_BQC[:, first : first + rows * columns]
+        first += rows * columns
+        block_BCRS = block_BQC.transpose(1, 2).unflatten(2, (rows, columns))
+        # Left of the corner's offsets along both axes of the plane: the later axis, then the earlier one.
+        weight_BO4C = weight_BOzyxC.sum(dim=normal).flatten(2, 3)
+        shifted = [
+            block_BCRS[:, :, r : r + rows - 1, s : s + columns - 1].flatten(2) for s in (0, 1) for r in (0, 1)
+        ]
+        product = torch.bmm(weight_BO4C.flatten(2), torch.cat(shifted, dim=1))
+        sums.append(product.unflatten(2, (rows - 1, columns - 1)))
+    xy, yz, xz = sums
+    total = (xy + bias_O[:, None, None])[..., :, :, None] + yz[..., None, :, :]
+    total += xz[..., :, None, :]
+    return total.flatten(2)

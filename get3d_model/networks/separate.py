@@ -25,6 +25,7 @@ from get3d_model.networks.layers import SynthesisLayer, ToFeature
 from get3d_model.networks.synthesis import block_channels, block_resolutions
 from get3d_model.networks.volume_field import RESOLUTIONS, VolumeField, encode_position
 from get3d_model.networks.wide_mlp import WideMLP, with_constant
+from get3d_model.ops.half_domain import HalfDomain
 
 MLP_WIDTH = 256
 SDF_HIDDEN_LAYERS, DEFORMATION_HIDDEN_LAYERS = 3, 2
@@ -32,10 +33,12 @@ SDF_HIDDEN_LAYERS, DEFORMATION_HIDDEN_LAYERS = 3, 2
 
 @dataclass(frozen=True)
 class GeometryVolumes:
-    """What the 3-D networks generate: BCDHW each (D along z)."""
+    """What the 3-D networks generate: BCDHW each (D along z), each in a precision domain of its own."""
 
     sdf: Tensor
     deform: Tensor
+    sdf_half: HalfDomain
+    deform_half: HalfDomain
 
 
 class TextureBlock(nn.Module):
@@ -141,8 +144,9 @@ class SeparateGenerator:
     """
 
     def __init__(self, config: ModelConfig, cubes: CubeGrid | None = None) -> None:
-        self.sdf = VolumeField(config.w_dim, MLP_WIDTH, SDF_HIDDEN_LAYERS, 1)
-        self.deform = VolumeField(config.w_dim, MLP_WIDTH, DEFORMATION_HIDDEN_LAYERS, 3)
+        channels = (config.volume_channel_base, config.volume_channel_max)
+        self.sdf = VolumeField(config.w_dim, *channels, MLP_WIDTH, SDF_HIDDEN_LAYERS, 1)
+        self.deform = VolumeField(config.w_dim, *channels, MLP_WIDTH, DEFORMATION_HIDDEN_LAYERS, 3)
         # Texture and geometry codes side by side.
         self.texture = TextureField(config, 2 * config.w_dim)
         self.networks: dict[str, nn.Module] = {
@@ -180,9 +184,14 @@ class SeparateGenerator:
     def planes(
         self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
     ) -> tuple[GeometryVolumes, Tensor]:
-        """(geometry volumes in `half_dtype`, texture planes B(3C)RR)."""
+        """(geometry volumes, in float16 unless half_dtype is float32; texture planes B(3C)RR)."""
+        geometry_dtype = torch.float32 if half_dtype == torch.float32 else torch.float16
+        sdf_half, deform_half = HalfDomain(geometry_dtype), HalfDomain(geometry_dtype)
         volumes = GeometryVolumes(
-            self.sdf.volume(ws_geo_BLD, half_dtype), self.deform.volume(ws_geo_BLD, half_dtype)
+            self.sdf.volume(ws_geo_BLD, sdf_half),
+            self.deform.volume(ws_geo_BLD, deform_half),
+            sdf_half,
+            deform_half,
         )
         return volumes, self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype)
 
@@ -200,17 +209,24 @@ class SeparateGenerator:
 
     def geometry(self, features: GridFeatures, ws_geo_BLD: Tensor) -> RawGeometry:
         """SDF, deformation and, for FlexiCubes, weights."""
-        sdf_BN = self.sdf.values(features.sdf_BNC, ws_geo_BLD).squeeze(2)
-        deform_BN3 = self.deform.values(features.deform_BNC, ws_geo_BLD)
+        half = features.deform_half
+        (sdf_BN1,) = features.sdf_half.leave(self.sdf.values(features.sdf_BNC, ws_geo_BLD, features.sdf_half))
+        deform_BN3 = self.deform.values(features.deform_BNC, ws_geo_BLD, half)
         if self.weight is None:
-            return RawGeometry(sdf_BN, deform_BN3)
+            return RawGeometry(sdf_BN1.squeeze(2), *half.leave(deform_BN3))
         ws = ws_geo_BLD[:, self.deform.num_volume_ws :][:, : self.weight.num_ws]
-        return RawGeometry(sdf_BN, deform_BN3, self.weight(features.cubes_BQC, ws).float() * WEIGHT_SCALE)
+        deform_BN3, weights_BQ21 = half.leave(deform_BN3, self.weight(features.cubes_BQC, ws, half))
+        return RawGeometry(sdf_BN1.squeeze(2), deform_BN3, weights_BQ21 * WEIGHT_SCALE)
 
     def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
         """Texture features, B(texture_features)P, from the planes' features."""
         mlp_styles_BLS = styles_tex_BLS[:, self.texture.tri_plane_synthesis.num_ws :]
         return self.texture.mlp_synthesis(features_BCP, mlp_styles_BLS)
+
+    def texture_mlp(self, styles_tex_BLS: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The layers of `texture_features`: (modulated weight BOI, bias O)."""
+        mlp_styles_BLS = styles_tex_BLS[:, self.texture.tri_plane_synthesis.num_ws :]
+        return self.texture.mlp_synthesis.point_layers(mlp_styles_BLS)
 
 
 @dataclass(frozen=True)
@@ -220,6 +236,8 @@ class GridFeatures:
     sdf_BNC: Tensor
     deform_BNC: Tensor
     cubes_BQC: Tensor | None
+    sdf_half: HalfDomain
+    deform_half: HalfDomain
 
 
 class EncodedLookup(nn.Module):
@@ -249,4 +267,6 @@ class GridVolumeLookup(nn.Module):
             self.at_vertices(volumes.sdf),
             self.at_vertices(volumes.deform),
             None if self.at_cubes is None else self.at_cubes(volumes.deform),
+            volumes.sdf_half,
+            volumes.deform_half,
         )

@@ -94,7 +94,7 @@ class UnifiedTriPlaneGenerator(nn.Module):
             sdf, deform = self.mlp_synthesis_sdf.point_layers(ws), self.mlp_synthesis_def.point_layers(ws)
             if features.can_evaluate(sdf, deform):
                 sdf_BN, deform_BN3 = features.evaluate(sdf, deform)
-                weights = None if weight is None else weight(features.expand(), ws)
+                weights = None if weight is None else weight(features, ws)
                 return RawGeometry(sdf_BN, deform_BN3, weights)
             features = features.expand()
         features_BCN = features

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.networks.layers import ModulatedLinear
-from get3d_model.ops.activation import LEAKY_GAIN, LEAKY_SLOPE
-from get3d_model.ops.modulated_conv import demodulation
+from get3d_model.ops.half_domain import HalfDomain
+from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
+from get3d_model.ops.modulated_conv import modulated_linear_weight
 
 ALIGNMENT = 8
 
@@ -44,7 +45,7 @@ def with_constant(parts_BPC: Sequence[Tensor]) -> Tensor:
 def layer_matrix(layer: ModulatedLinear, w_BD: Tensor) -> Tensor:
     """A layer's modulated weight, bias, gain and constant channel as one matrix; B(padded I)(padded O)."""
     style_BI = layer.affine(w_BD)
-    weight_BOI = layer.weight * style_BI[:, None] * demodulation(layer.weight, style_BI)[:, :, None]
+    weight_BOI = modulated_linear_weight(layer.weight, style_BI)
     outputs, inputs = layer.weight.shape
     bias_BO1 = layer.bias.expand(len(w_BD), -1)[:, :, None]
     gain = LEAKY_GAIN if layer.activate else 1.0
@@ -68,11 +69,13 @@ def wide_layers(
     )
 
 
-def wide_mlp(layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor) -> Tensor:
-    """The layers on points that `with_constant` made, in the points' dtype; returns BPO in that dtype."""
+def wide_mlp(
+    layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain
+) -> Tensor:
+    """The layers on points that `with_constant` made, in the domain `half`; returns BPO, still in it."""
     x_BPI = points_BPI
     for layer, w_BD in zip(layers, ws_BLD.unbind(dim=1), strict=True):
-        x_BPI = torch.bmm(x_BPI, layer_matrix(layer, w_BD).to(x_BPI.dtype))
+        x_BPI = torch.bmm(x_BPI, half.enter(layer_matrix(layer, w_BD)))
         if layer.activate:
             x_BPI = F.leaky_relu_(x_BPI, LEAKY_SLOPE)
     return x_BPI[..., : layers[-1].weight.shape[0]]
@@ -91,5 +94,5 @@ class WideMLP(nn.Module):
     def num_ws(self) -> int:
         return len(self.layers)
 
-    def forward(self, points_BPI: Tensor, ws_BLD: Tensor) -> Tensor:
-        return wide_mlp(self.layers, points_BPI, ws_BLD)
+    def forward(self, points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain) -> Tensor:
+        return wide_mlp(self.layers, points_BPI, ws_BLD, half)

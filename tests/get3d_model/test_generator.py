@@ -97,7 +97,8 @@ def test_mirror_symmetry() -> None:
         ws_geo, ws_tex = codes(generator)
         synthesis = generator.synthesis
         planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
-        sdf_BN, deform_BN3 = synthesis.raw_geometry(planes_geo, ws_geo)
+        raw = synthesis.raw_geometry(planes_geo, ws_geo)
+        sdf_BN, deform_BN3 = raw.sdf_BN, raw.deform_BN3
         vertices_N3 = synthesis.extractor.grid.vertices_N3
         distance, image_N = torch.cdist(vertices_N3 * mirror, vertices_N3).min(dim=1)
         assert distance.max() == 0
