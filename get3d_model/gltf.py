@@ -6,7 +6,6 @@ would be ignored silently. Source: Khronos glTF 2.0 specification.
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from dataclasses import dataclass, field
@@ -15,13 +14,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image
 
 from get3d_model.errors import InputError
-from get3d_model.types import TexturedMesh
+from get3d_model.image_codec import DEFAULT_IMAGE, IMAGE_TYPES, encode_image
+from get3d_model.types import ColoredMesh, TexturedMesh
 
 MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
-FLOAT, UNSIGNED_INT = 5126, 5125
+FLOAT, UNSIGNED_INT, UNSIGNED_SHORT = 5126, 5125, 5123
 ARRAY_BUFFER, ELEMENT_BUFFER = 34962, 34963
 TRIANGLES, TRIANGLE_STRIP, TRIANGLE_FAN = 4, 5, 6
 CLAMP_TO_EDGE, MIRRORED_REPEAT, REPEAT = 33071, 33648, 10497
@@ -192,12 +191,6 @@ def _check(path: Path, document: dict[str, Any]) -> None:
                     raise InputError(f"{path}: stores {name} as integers; export it with 32-bit floats")
 
 
-def encode_png(texture_HW3: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(texture_HW3).save(stream, format="PNG")
-    return stream.getvalue()
-
-
 class _Binary:
     """The binary chunk being filled, with its views and accessors."""
 
@@ -213,27 +206,74 @@ class _Binary:
         self.content += content
         return len(self.views) - 1
 
-    def accessor(self, array: np.ndarray, shape: str, component: int, target: int) -> int:
+    def accessor(
+        self, array: np.ndarray, shape: str, component: int, target: int, normalized: bool = False
+    ) -> int:
         entry = {"bufferView": self.view(array.tobytes(), target), "componentType": component, "type": shape}
         entry |= {"count": len(array), "min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
+        if normalized:
+            entry["normalized"] = True
         self.accessors.append(entry)
         return len(self.accessors) - 1
 
+    def faces(self, faces_F3: np.ndarray) -> int:
+        indices = faces_F3.reshape(-1, 1).astype("<u4")
+        return self.accessor(indices, "SCALAR", UNSIGNED_INT, ELEMENT_BUFFER)
 
-def glb_bytes(parts: list[ScenePart], extras: dict[str, Any]) -> bytes:
-    """A .glb with one mesh, material and texture per part; the same input gives the same bytes.
+    def positions(self, vertices_V3: np.ndarray) -> int:
+        return self.accessor(vertices_V3.astype("<f4"), "VEC3", FLOAT, ARRAY_BUFFER)
 
-    Equal textures are stored once. `extras` goes to `asset.extras`.
-    """
-    binary = _Binary()
-    images: dict[bytes, int] = {}
-    document: dict[str, Any] = {
+
+def _document(extras: dict[str, Any]) -> dict[str, Any]:
+    return {
         "asset": {"version": "2.0", "generator": "get3d-pipeline", "extras": extras},
         "scene": 0,
         "scenes": [{"nodes": []}],
         "nodes": [],
         "meshes": [],
         "materials": [],
+    }
+
+
+def _finished(document: dict[str, Any], binary: _Binary) -> bytes:
+    content = bytes(binary.content) + b"\0" * (-len(binary.content) % 4)
+    document |= {"bufferViews": binary.views, "accessors": binary.accessors}
+    document["buffers"] = [{"byteLength": len(content)}]
+    return _join_glb(document, struct.pack("<II", len(content), BINARY_CHUNK) + content)
+
+
+def colored_glb_bytes(mesh: ColoredMesh, linear_V3: np.ndarray, roughness: float = 0.9) -> bytes:
+    """A .glb with a colour at every vertex and no texture; the same input gives the same bytes.
+
+    linear_V3: the mesh's colours as linear light in [0, 1], which is what COLOR_0 holds; stored with 16 bits.
+    """
+    document, binary = _document(mesh.extras), _Binary()
+    if len(mesh.faces_F3):
+        indices = binary.faces(mesh.faces_F3)
+        # Four channels, because rows must be aligned to four bytes.
+        colors_V4 = np.full((len(linear_V3), 4), 65535, "<u2")
+        colors_V4[:, :3] = np.round(linear_V3 * 65535.0)
+        attributes = {
+            "POSITION": binary.positions(mesh.vertices_V3),
+            "COLOR_0": binary.accessor(colors_V4, "VEC4", UNSIGNED_SHORT, ARRAY_BUFFER, normalized=True),
+        }
+        primitive = {"attributes": attributes, "indices": indices, "material": 0, "mode": TRIANGLES}
+        document["meshes"].append({"name": "mesh", "primitives": [primitive]})
+        surface = {"metallicFactor": 0.0, "roughnessFactor": roughness}
+        document["materials"].append({"name": "mesh", "doubleSided": True, "pbrMetallicRoughness": surface})
+        document["nodes"].append({"name": "mesh", "mesh": 0})
+        document["scenes"][0]["nodes"].append(0)
+    return _finished(document, binary)
+
+
+def glb_bytes(parts: list[ScenePart], extras: dict[str, Any], image_format: str = DEFAULT_IMAGE) -> bytes:
+    """A .glb with one mesh, material and texture per part; the same input gives the same bytes.
+
+    Equal textures are stored once. `extras` goes to `asset.extras`. image_format: see `encode_image`.
+    """
+    binary = _Binary()
+    images: dict[bytes, int] = {}
+    document = _document(extras) | {
         "textures": [],
         "images": [],
         "samplers": [{"wrapS": REPEAT, "wrapT": REPEAT, "magFilter": 9729, "minFilter": 9987}],
@@ -242,21 +282,20 @@ def glb_bytes(parts: list[ScenePart], extras: dict[str, Any]) -> bytes:
         mesh = part.mesh
         # glTF puts (0, 0) at the top of the picture.
         uvs_V2 = np.stack([mesh.uvs_V2[:, 0], 1.0 - mesh.uvs_V2[:, 1]], axis=-1).astype("<f4")
-        png = encode_png(mesh.texture_HW3)
-        if png not in images:
-            images[png] = len(images)
-            document["images"].append({"bufferView": binary.view(png), "mimeType": "image/png"})
-            document["textures"].append({"sampler": 0, "source": images[png]})
-        faces = binary.accessor(
-            mesh.faces_F3.reshape(-1, 1).astype("<u4"), "SCALAR", UNSIGNED_INT, ELEMENT_BUFFER
-        )
+        image = encode_image(mesh.texture_HW3, image_format)
+        if image not in images:
+            images[image] = len(images)
+            entry = {"bufferView": binary.view(image), "mimeType": IMAGE_TYPES[image_format]}
+            document["images"].append(entry)
+            document["textures"].append({"sampler": 0, "source": images[image]})
+        faces = binary.faces(mesh.faces_F3)
         attributes = {
-            "POSITION": binary.accessor(mesh.vertices_V3.astype("<f4"), "VEC3", FLOAT, ARRAY_BUFFER),
+            "POSITION": binary.positions(mesh.vertices_V3),
             "TEXCOORD_0": binary.accessor(uvs_V2, "VEC2", FLOAT, ARRAY_BUFFER),
         }
         primitive = {"attributes": attributes, "indices": faces, "material": index, "mode": TRIANGLES}
         document["meshes"].append({"name": part.name, "primitives": [primitive]})
-        surface = {"baseColorTexture": {"index": images[png]}}
+        surface = {"baseColorTexture": {"index": images[image]}}
         surface |= {"metallicFactor": part.metallic, "roughnessFactor": part.roughness}
         document["materials"].append(
             {"name": part.name, "doubleSided": True, "pbrMetallicRoughness": surface}
@@ -267,7 +306,4 @@ def glb_bytes(parts: list[ScenePart], extras: dict[str, Any]) -> bytes:
                 node["matrix"] = np.asarray(transform_44, dtype=np.float64).T.ravel().tolist()
             document["scenes"][0]["nodes"].append(len(document["nodes"]))
             document["nodes"].append(node)
-    content = bytes(binary.content) + b"\0" * (-len(binary.content) % 4)
-    document |= {"bufferViews": binary.views, "accessors": binary.accessors}
-    document["buffers"] = [{"byteLength": len(content)}]
-    return _join_glb(document, struct.pack("<II", len(content), BINARY_CHUNK) + content)
+    return _finished(document, binary)

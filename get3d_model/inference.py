@@ -5,11 +5,14 @@ Shape legend: B batch, Z latent width, D w width, L layers (copies of w), H W im
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,17 +23,21 @@ from get3d_model.config import Config, config_from_dict
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
 from get3d_model.generator import Generator, build_generator, stored_grid
-from get3d_model.latents import latent_codes
+from get3d_model.latents import average_w, latent_codes
 from get3d_model.limits import check_psi
 from get3d_model.rendering.base import Rasterizer
+from get3d_model.rendering.grid_atlas import GridAtlas
 from get3d_model.rendering.select import make_rasterizer
-from get3d_model.rendering.texture_bake import bake_texture
-from get3d_model.rendering.uv_atlas import unwrap
-from get3d_model.types import Camera, PackedMeshes, TexturedMesh
+from get3d_model.rendering.texture_bake import BakeJob, PendingBake, started_bakes, to_bytes
+from get3d_model.rendering.uv_atlas import UvAtlas
+from get3d_model.types import Camera, ColoredMesh, PackedMeshes, TexturedMesh
 from get3d_model.weights import load_module
 
 CHECKPOINT_FILE = "checkpoint.json"
 BEST_FILE = "best.json"
+# Texture points that go through the field at a time: their features stay in a CPU's cache, and in a GPU's memory
+# where a 1024 texture has up to a million points.
+POINTS_AT_A_TIME = {"cpu": 1 << 15, "cuda": 1 << 18}
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,10 @@ def _best_checkpoint(path: Path) -> Path:
 
 
 class Sampler:
-    """Samples shapes from one generator (its EMA weights)."""
+    """Samples shapes from one generator (its EMA weights).
+
+    atlas: how meshes are unwrapped; the fast one unless another is given (`XatlasAtlas` for quality).
+    """
 
     def __init__(
         self,
@@ -114,15 +124,18 @@ class Sampler:
         identity: ModelIdentity,
         rasterizer: Rasterizer,
         device: torch.device,
+        atlas: UvAtlas | None = None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False).to(device)
         self.config = config
         self.identity = identity
+        self.fixed_class: int | None = None
         self.rasterizer = rasterizer
         self.device = device
+        self.atlas = atlas or GridAtlas()
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> Sampler:
+    def load(cls, path: Path, device: torch.device | str = "cpu", atlas: UvAtlas | None = None) -> Sampler:
         """Loads a checkpoint (see `find_checkpoint`). Raises InputError."""
         file = find_checkpoint(path)
         device = torch.device(device)
@@ -135,7 +148,7 @@ class Sampler:
         load_module(generator, tensors, file)
         class_names = tuple((description.get("dataset") or {}).get("classes", ()))
         identity = ModelIdentity(config.name, description["kimg"], sha256_file(file), class_names)
-        return cls(generator, config, identity, make_rasterizer(device), device)
+        return cls(generator, config, identity, make_rasterizer(device), device, atlas)
 
     def styles(
         self,
@@ -163,8 +176,23 @@ class Sampler:
             class_B,
         )
 
+    def with_class(self, text: str) -> Sampler:
+        """The same sampler for one class, given by name or number; it asks for it wherever none is named.
+
+        Raises InputError naming the classes.
+        """
+        chosen = copy.copy(self)
+        chosen.fixed_class = self.class_number(text)
+        return chosen
+
+    def recompute_averages(self, samples: int) -> None:
+        """Replaces what truncation goes towards by the mean w of `samples` codes, for weights that come without."""
+        for seed, mapping in enumerate((self.generator.mapping, self.generator.mapping_geo)):
+            mapping.w_avg.copy_(average_w(mapping, samples, seed))
+
     def classes(self, drawn_B: Tensor | None, class_number: int | Sequence[int] | None) -> Tensor | None:
         """The classes asked for, in the place of the drawn ones; None for a model without. Raises InputError."""
+        class_number = self.fixed_class if class_number is None else class_number
         if class_number is None:
             return drawn_B
         if drawn_B is None:
@@ -199,29 +227,64 @@ class Sampler:
         return Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
 
     @torch.no_grad()
+    def point_colors(self, shapes: Shapes, index: int, points_T3: Tensor) -> Tensor:
+        """The texture field of shape `index` at world points on the sampler's device; RGB in [-1, 1], T3."""
+        planes, ws_tex = shapes.planes_tex[index : index + 1], shapes.ws_tex_BLD[index : index + 1]
+        blocks = points_T3.split(POINTS_AT_A_TIME[self.device.type])
+        return torch.cat([self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks])
+
     def textured_mesh(self, shapes: Shapes, index: int, texture_resolution: int) -> TexturedMesh:
         """Shape `index` of the batch, unwrapped and with its texture field baked."""
-        planes, ws_tex = shapes.planes_tex[index : index + 1], shapes.ws_tex_BLD[index : index + 1]
+        (mesh,) = self.textured_meshes(shapes, [index], [texture_resolution])
+        return mesh
 
-        def color_at(points_T3: Tensor) -> Tensor:
-            # Blocks bound the memory: a 1024 texture has up to a million covered texels.
-            blocks = points_T3.split(1 << 17)
-            return torch.cat(
-                [self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks]
-            )
+    def textured_meshes(
+        self, shapes: Shapes, indices: Sequence[int], texture_resolutions: Sequence[int]
+    ) -> list[TexturedMesh]:
+        """Shapes of the batch, unwrapped and with their texture fields baked, in the order of `indices`. A mesh
+        does not depend on what is textured with it."""
+        with self.texturing(shapes, indices, texture_resolutions) as bakes:
+            return [bake.finish() for bake in bakes]
 
-        unwrapped = unwrap(shapes.meshes.mesh(index), texture_resolution)
-        return bake_texture(self.rasterizer, unwrapped, texture_resolution, color_at, self.device)
+    def texturing(
+        self, shapes: Shapes, indices: Sequence[int], texture_resolutions: Sequence[int]
+    ) -> AbstractContextManager[list[PendingBake]]:
+        """As `textured_meshes`, but the caller decides which to finish: all are unwrapped meanwhile, on as many
+        threads as torch uses."""
+        meshes = shapes.meshes.to_host()
+        jobs = [
+            BakeJob(meshes[index], resolution, partial(self.point_colors, shapes, index))
+            for index, resolution in zip(indices, texture_resolutions, strict=True)
+        ]
+        return started_bakes(self.atlas, jobs, self.device, torch.get_num_threads())
+
+    @torch.no_grad()
+    def colored_mesh(self, shapes: Shapes, index: int) -> ColoredMesh:
+        """Shape `index` of the batch with the texture field's colours at its vertices: no atlas, no texture."""
+        first, count = shapes.meshes.vertex_ranges_B2[index].tolist()
+        points_V3 = shapes.meshes.vertices_V3[first : first + count]
+        mesh = shapes.meshes.mesh(index)
+        color_V3 = (
+            to_bytes(self.point_colors(shapes, index, points_V3)) if count else np.zeros((0, 3), np.uint8)
+        )
+        return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
     def generate(
         self, seeds: Sequence[int], truncation_psi: float = 0.7, texture_resolution: int = 1024
     ) -> list[TexturedMesh]:
         """One textured mesh per seed; `extras` say where it came from."""
         shapes = self.shapes(self.styles(seeds, truncation_psi))
+        meshes = self.textured_meshes(shapes, range(len(seeds)), [texture_resolution] * len(seeds))
         return [
-            with_extras(
-                self.textured_mesh(shapes, index, texture_resolution), self.extras(seed, truncation_psi)
-            )
+            with_extras(mesh, self.extras(seed, truncation_psi))
+            for seed, mesh in zip(seeds, meshes, strict=True)
+        ]
+
+    def generate_colored(self, seeds: Sequence[int], truncation_psi: float = 0.7) -> list[ColoredMesh]:
+        """One mesh with vertex colours per seed; `extras` say where it came from."""
+        shapes = self.shapes(self.styles(seeds, truncation_psi))
+        return [
+            with_extras(self.colored_mesh(shapes, index), self.extras(seed, truncation_psi))
             for index, seed in enumerate(seeds)
         ]
 
@@ -268,5 +331,8 @@ def interpolate_styles(first: Styles, second: Styles, steps: int) -> Styles:
     )
 
 
-def with_extras(mesh: TexturedMesh, extras: dict[str, Any]) -> TexturedMesh:
-    return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, mesh.uvs_V2, mesh.texture_HW3, extras)
+AnyMesh = TypeVar("AnyMesh", TexturedMesh, ColoredMesh)
+
+
+def with_extras(mesh: AnyMesh, extras: dict[str, Any]) -> AnyMesh:
+    return replace(mesh, extras=extras)

@@ -27,10 +27,11 @@ from get3d_model.gltf import (
     MIRRORED_REPEAT,
     BaseColour,
     ScenePart,
-    encode_png,
+    colored_glb_bytes,
     glb_bytes,
     open_gltf,
 )
+from get3d_model.image_codec import DEFAULT_IMAGE, encode_png
 from get3d_model.mesh_topology import (
     MeshTopology,
     component_count,
@@ -40,9 +41,16 @@ from get3d_model.mesh_topology import (
     mesh_topology,
     sample_surface,
 )
-from get3d_model.obj_ply import ObjMaterial, check_obj, check_ply, obj_files, ply_bytes
+from get3d_model.obj_ply import (
+    ObjMaterial,
+    check_obj,
+    check_ply,
+    colored_ply_bytes,
+    obj_files,
+    ply_bytes,
+)
 from get3d_model.texture_atlas import SurfacePart, linear_to_srgb, merge_parts, srgb_to_linear
-from get3d_model.types import TexturedMesh
+from get3d_model.types import ColoredMesh, TexturedMesh
 
 __all__ = [
     "MeshTopology",
@@ -289,10 +297,6 @@ def normalize(mesh: TexturedMesh, longest_side: float = 0.8) -> TexturedMesh:
     return replace(mesh, vertices_V3=scaled_V3.astype(np.float32))
 
 
-def _glb(mesh: TexturedMesh) -> bytes:
-    return glb_bytes([ScenePart("mesh", mesh)], mesh.extras)
-
-
 def _obj_zip(mesh: TexturedMesh) -> bytes:
     files: dict[str, str | bytes] = {**obj_files(mesh, "mesh"), "mesh.png": encode_png(mesh.texture_HW3)}
     stream = io.BytesIO()
@@ -304,26 +308,52 @@ def _obj_zip(mesh: TexturedMesh) -> bytes:
     return stream.getvalue()
 
 
-_WRITERS: dict[str, Callable[[TexturedMesh], bytes]] = {"glb": _glb, "obj": _obj_zip, "ply": ply_bytes}
+def _colored_glb(mesh: ColoredMesh) -> bytes:
+    # 256 values: a table is much faster than the power of every vertex.
+    linear_256 = srgb_to_linear(np.arange(256) / 255.0)
+    return colored_glb_bytes(mesh, linear_256[mesh.colors_V3])
 
 
-def mesh_bytes(mesh: TexturedMesh, file_format: str) -> bytes:
+_WRITERS: dict[str, Callable[[TexturedMesh], bytes]] = {
+    "glb": lambda mesh: glb_bytes([ScenePart("mesh", mesh)], mesh.extras),
+    "obj": _obj_zip,
+    "ply": ply_bytes,
+}
+_COLORED_WRITERS: dict[str, Callable[[ColoredMesh], bytes]] = {
+    "glb": _colored_glb,
+    "ply": colored_ply_bytes,
+}
+
+
+def mesh_bytes(
+    mesh: TexturedMesh | ColoredMesh, file_format: str, image_format: str = DEFAULT_IMAGE
+) -> bytes:
     """The mesh as "glb", as "obj" (a zip of .obj, .mtl and .png) or as "ply" (vertex colours).
 
+    image_format: how a GLB stores its texture, "png" or "jpeg". A mesh with vertex colours can be a GLB or a PLY.
     The same mesh gives the same bytes. Raises InputError for another format.
     """
+    if isinstance(mesh, ColoredMesh):
+        if file_format not in _COLORED_WRITERS:
+            raise InputError(
+                f"a mesh with vertex colours cannot be written as '{file_format}'; "
+                f"choose one of {', '.join(_COLORED_WRITERS)}"
+            )
+        return _COLORED_WRITERS[file_format](mesh)
     if file_format not in _WRITERS:
         raise InputError(
             f"mesh format '{file_format}' cannot be written; choose one of {', '.join(_WRITERS)}"
         )
+    if file_format == "glb" and image_format != DEFAULT_IMAGE:
+        return glb_bytes([ScenePart("mesh", mesh)], mesh.extras, image_format)
     return _WRITERS[file_format](mesh)
 
 
-def save_mesh(mesh: TexturedMesh, path: Path) -> None:
-    """Writes .glb, .obj (with .mtl and .png beside it) or .ply, each file atomically."""
+def save_mesh(mesh: TexturedMesh | ColoredMesh, path: Path, image_format: str = DEFAULT_IMAGE) -> None:
+    """Writes .glb, .obj (with .mtl and .png beside it) or .ply, each file atomically; see `mesh_bytes`."""
     path = Path(path)
-    if path.suffix.lower() != ".obj":
-        write_bytes_atomic(path, mesh_bytes(mesh, path.suffix.lower()[1:]))
+    if path.suffix.lower() != ".obj" or isinstance(mesh, ColoredMesh):
+        write_bytes_atomic(path, mesh_bytes(mesh, path.suffix.lower()[1:], image_format))
         return
     # What the .obj refers to stands before it does.
     write_bytes_atomic(path.with_suffix(".png"), encode_png(mesh.texture_HW3))

@@ -17,7 +17,7 @@ import numpy as np
 from get3d_model.errors import InputError
 from get3d_model.gltf import inside_folder
 from get3d_model.texture_atlas import sample_bilinear
-from get3d_model.types import TexturedMesh
+from get3d_model.types import ColoredMesh, TexturedMesh
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,14 @@ def obj_files(mesh: TexturedMesh, stem: str) -> dict[str, str]:
 
 def ply_bytes(mesh: TexturedMesh) -> bytes:
     """A binary PLY whose vertex colours are looked up in the texture."""
-    colours_V3 = np.round(sample_bilinear(mesh.texture_HW3, mesh.uvs_V2)).astype(np.uint8)
+    colors_V3 = np.round(sample_bilinear(mesh.texture_HW3, mesh.uvs_V2)).astype(np.uint8)
+    return colored_ply_bytes(ColoredMesh(mesh.vertices_V3, mesh.faces_F3, colors_V3, mesh.extras))
+
+
+def colored_ply_bytes(mesh: ColoredMesh) -> bytes:
+    """A binary PLY with vertex colours, sRGB."""
     vertices = np.empty(len(mesh.vertices_V3), dtype=[("position", "<f4", 3), ("colour", "u1", 3)])
-    vertices["position"], vertices["colour"] = mesh.vertices_V3, colours_V3
+    vertices["position"], vertices["colour"] = mesh.vertices_V3, mesh.colors_V3
     faces = np.empty(len(mesh.faces_F3), dtype=[("count", "u1"), ("index", "<i4", 3)])
     faces["count"], faces["index"] = 3, mesh.faces_F3
     header = ["ply", "format binary_little_endian 1.0"]

@@ -47,6 +47,20 @@ class TexturedMesh:
 
 
 @dataclass(frozen=True)
+class ColoredMesh:
+    """A triangle mesh with a colour at every vertex, for which it needs neither atlas nor texture.
+
+    vertices_V3: float32; world frame, y up. faces_F3: int32, counter-clockwise seen from outside.
+    colors_V3: uint8 sRGB. extras: as in `TexturedMesh`.
+    """
+
+    vertices_V3: np.ndarray
+    faces_F3: np.ndarray
+    colors_V3: np.ndarray
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PackedMeshes:
     """The meshes of a batch in one vertex and one face array (the rasteriser's range mode).
 
@@ -73,6 +87,22 @@ class PackedMeshes:
             vertices_V3.detach().float().cpu().numpy(),
             faces_F3.to(torch.int32).cpu().numpy(),
         )
+
+    def to_host(self) -> list[Mesh]:
+        """All meshes, with one copy from the device for the whole batch."""
+        vertices_V3 = self.vertices_V3.detach().float().cpu().numpy()
+        faces_F3 = self.faces_F3.to(torch.int32).cpu().numpy()
+        meshes = []
+        for (first_vertex, vertices), (first_face, faces) in zip(
+            self.vertex_ranges_B2.tolist(), self.face_ranges_B2.tolist(), strict=True
+        ):
+            meshes.append(
+                Mesh(
+                    vertices_V3[first_vertex : first_vertex + vertices].copy(),
+                    faces_F3[first_face : first_face + faces] - np.int32(first_vertex),
+                )
+            )
+        return meshes
 
 
 @dataclass(frozen=True)

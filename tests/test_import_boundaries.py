@@ -19,7 +19,7 @@ PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
     "errors", "limits", "files", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
-    "mesh_topology", "texture_atlas", "gltf", "obj_ply", "mesh_io", "image_grid", "rendering", "data",
+    "mesh_topology", "texture_atlas", "image_codec", "gltf", "obj_ply", "mesh_io", "image_grid", "rendering", "data",
     "networks", "weights", "bundle", "published_file", "published_model", "generator", "latents", "inference", "walks",
     "metrics", "training",
 )  # fmt: skip
@@ -41,7 +41,7 @@ HEAVY = {
 WITHOUT_TORCH = (
     "serving.codec", "serving.client", "serving.health", "serving.server", "pipelines.cli",
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
-    "components.*.interpolate", "components.*.component",
+    "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.common", "components.*.component",
 )  # fmt: skip
 # These run inside Triton's model process, or where the Triton compiler is installed (on GPU machines), only.
 NOT_IMPORTABLE = ("serving.model_repository.*", "get3d_model.ops.fused.*")

@@ -1,54 +1,87 @@
-"""Baking a texture field into the texture image of an unwrapped mesh.
+"""Baking texture fields into the texture images of meshes.
 
-The field is queried once per covered texel, nowhere else; the texels around the charts then repeat their nearest
-covered neighbour, so that bilinear and mip-mapped lookups at seams never see the empty background.
+The field is queried once per texel that a lookup on the surface can read, nowhere else (see `texels`).
 
-Shape legend: W vertices, F faces, H texture size, T covered texels
+Shape legend: T needed texels
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from get3d_model.rendering.base import Rasterizer
-from get3d_model.rendering.uv_atlas import UnwrappedMesh
-from get3d_model.types import TexturedMesh
+from get3d_model.rendering.texels import Texels, needed_texels, texture_of
+from get3d_model.rendering.uv_atlas import UnwrappedMesh, UvAtlas
+from get3d_model.types import Mesh, TexturedMesh
+
+ColorField = Callable[[Tensor], Tensor]
+"""World points T3 to RGB, T3; the surface's colours are those clamped to [-1, 1]."""
 
 
-def bake_texture(
-    rasterizer: Rasterizer,
-    unwrapped: UnwrappedMesh,
-    resolution: int,
-    color_at: Callable[[Tensor], Tensor],
-    device: torch.device,
-) -> TexturedMesh:
-    """`color_at` maps world points T3 to RGB in [-1, 1] (clamped here)."""
-    mesh = unwrapped.mesh
-    texture_HH3 = np.full((resolution, resolution, 3), 255, np.uint8)
-    if len(mesh.faces_F3):
-        # Row 0 of the texture is v = 1, row 0 of a raster image is clip y = -1.
-        clip_W4 = np.ones((len(mesh.vertices_V3), 4), np.float32)
-        clip_W4[:, 0] = unwrapped.uvs_W2[:, 0] * 2.0 - 1.0
-        clip_W4[:, 1] = 1.0 - unwrapped.uvs_W2[:, 1] * 2.0
-        clip_W4[:, 2] = 0.0
-        faces_F3 = torch.from_numpy(mesh.faces_F3).to(device)
-        ranges_12 = torch.tensor([[0, len(mesh.faces_F3)]], dtype=torch.int32)
-        rast_1HH4 = rasterizer.rasterize(
-            torch.from_numpy(clip_W4).to(device), faces_F3, ranges_12, (resolution, resolution)
-        )
-        points_1HH3 = rasterizer.interpolate(
-            torch.from_numpy(mesh.vertices_V3).to(device), rast_1HH4, faces_F3
-        )
-        covered_HH = rast_1HH4[0, ..., 3] > 0
-        color_T3 = color_at(points_1HH3[0][covered_HH]).float().clamp(-1.0, 1.0)
-        covered = covered_HH.cpu().numpy()
-        texture_HH3[covered] = ((color_T3 + 1.0) * 127.5).round().to(torch.uint8).cpu().numpy()
-        if covered.any():
-            rows, columns = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-            texture_HH3 = texture_HH3[rows, columns]
-    return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, unwrapped.uvs_W2, texture_HH3)
+@dataclass(frozen=True)
+class BakeJob:
+    """A mesh to texture with resolution^2 texels of a field."""
+
+    mesh: Mesh
+    resolution: int
+    color_at: ColorField
+
+
+def to_bytes(color_T3: Tensor) -> np.ndarray:
+    """[-1, 1] to 0 .. 255, clamped and rounded; on the host."""
+    return ((color_T3.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class PendingBake:
+    """A job whose unwrapping was started."""
+
+    job: BakeJob
+    device: torch.device
+    prepared: Future[tuple[UnwrappedMesh, Texels]]
+
+    def finish(self) -> TexturedMesh:
+        """Waits for the unwrapping and asks the field, in the calling thread; what the field raises is raised."""
+        unwrapped, texels = self.prepared.result()
+        color_T3 = np.zeros((0, 3), np.uint8)
+        if len(texels.pixel_T):
+            color_T3 = to_bytes(self.job.color_at(torch.from_numpy(texels.points_T3).to(self.device)))
+        texture_HH3 = texture_of(texels, color_T3, self.job.resolution)
+        mesh = unwrapped.mesh
+        return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, unwrapped.uvs_W2, texture_HH3)
+
+
+@contextmanager
+def started_bakes(
+    atlas: UvAtlas, jobs: Sequence[BakeJob], device: torch.device, threads: int
+) -> Iterator[list[PendingBake]]:
+    """Unwraps the meshes of all jobs on `threads` threads, while the caller finishes one after the other.
+
+    Fields are asked on `device`. A mesh depends neither on the other jobs nor on the threads; an empty one gets a
+    white texture. At the end of the context what nobody finished is dropped.
+    """
+    own_threads = max(1, threads // max(1, len(jobs)))
+
+    def prepare(job: BakeJob) -> tuple[UnwrappedMesh, Texels]:
+        unwrapped = atlas.unwrap(job.mesh, job.resolution)
+        return unwrapped, needed_texels(unwrapped, job.resolution, own_threads)
+
+    pool = ThreadPoolExecutor(max(1, min(threads, len(jobs))), "bake")
+    try:
+        yield [PendingBake(job, device, pool.submit(prepare, job)) for job in jobs]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def bake_textures(
+    atlas: UvAtlas, jobs: Sequence[BakeJob], device: torch.device, threads: int
+) -> list[TexturedMesh]:
+    """The textured meshes of `jobs`, in order; see `started_bakes`."""
+    with started_bakes(atlas, jobs, device, threads) as bakes:
+        return [bake.finish() for bake in bakes]

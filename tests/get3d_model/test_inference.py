@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import trimesh
-from scipy.ndimage import binary_dilation
 
 from get3d_model.cameras import turntable
 from get3d_model.errors import InputError
@@ -18,10 +16,8 @@ from get3d_model.files import sha256_file
 from get3d_model.inference import Sampler, find_checkpoint, interpolate_styles
 from get3d_model.limits import MAX_SEED
 from get3d_model.mesh_topology import mesh_topology
-from get3d_model.rendering.cpu import CpuRasterizer
-from get3d_model.rendering.texture_bake import bake_texture
-from get3d_model.rendering.uv_atlas import unwrap
-from get3d_model.types import Mesh, TexturedMesh
+from get3d_model.rendering.uv_atlas import XatlasAtlas
+from get3d_model.types import TexturedMesh
 from get3d_model.weights import load_tensors, save_tensors
 from tests.serving.tiny import write_checkpoint
 
@@ -158,86 +154,29 @@ def test_weights_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
         assert str(path) in str(error.value)
 
 
-def position_field(points_T3: torch.Tensor) -> torch.Tensor:
-    """A smooth colour of the position, in [-1, 1]."""
-    return torch.sin(points_T3 * torch.tensor([4.0, 3.0, 5.0]))
+def test_a_texture_does_not_depend_on_what_is_textured_with_it(sampler: Sampler) -> None:
+    """Same bits, whichever thread works on it and whatever its neighbours' sizes are."""
+    shapes = sampler.shapes(sampler.styles(range(4), 0.7))
+    together = sampler.textured_meshes(shapes, [0, 1, 2, 3, 1], [64, 128, 64, 256, 64])
+    assert [mesh.texture_HW3.shape[0] for mesh in together] == [64, 128, 64, 256, 64]
+    for mesh, index, size in zip(together, [0, 1, 2, 3, 1], [64, 128, 64, 256, 64], strict=True):
+        assert same(mesh, sampler.textured_mesh(shapes, index, size))
 
 
-@pytest.fixture(scope="module")
-def baked() -> TexturedMesh:
-    sphere = trimesh.creation.icosphere(subdivisions=3, radius=0.45)
-    mesh = Mesh(sphere.vertices.astype(np.float32), sphere.faces.astype(np.int32))
-    return bake_texture(CpuRasterizer(), unwrap(mesh, 256), 256, position_field, torch.device("cpu"))
+def test_vertex_colors_are_those_of_the_field(sampler: Sampler) -> None:
+    (mesh,) = sampler.generate_colored([3], 0.7)
+    shapes = sampler.shapes(sampler.styles([3], 0.7))
+    expected_V3 = sampler.point_colors(shapes, 0, torch.from_numpy(mesh.vertices_V3)).clamp(-1, 1).numpy()
+    assert mesh.colors_V3.dtype == np.uint8 and np.ptp(mesh.colors_V3) > 20
+    np.testing.assert_allclose(mesh.colors_V3 / 127.5 - 1, expected_V3, atol=1.01 / 255)
+    assert np.array_equal(mesh.faces_F3, shapes.meshes.mesh(0).faces_F3)
+    assert mesh.extras["seed"] == 3
 
 
-def bilinear(texture_HW3: np.ndarray, uv_N2: np.ndarray) -> np.ndarray:
-    """The lookup of a viewer: texel centres at half-integers, v up."""
-    size = texture_HW3.shape[0]
-    x, y = uv_N2[:, 0] * size - 0.5, (1 - uv_N2[:, 1]) * size - 0.5
-    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
-    result = 0.0
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        weight = np.abs(1 - dx - (x - x0)) * np.abs(1 - dy - (y - y0))
-        texel = texture_HW3[np.clip(y0 + dy, 0, size - 1), np.clip(x0 + dx, 0, size - 1)].astype(float)
-        result = result + weight[:, None] * texel
-    return result
-
-
-def test_baking_reproduces_the_field_everywhere(baked: TexturedMesh) -> None:
-    """20,000 surface points, seams and chart borders among them."""
-    random = np.random.default_rng(0)
-    faces = random.integers(0, len(baked.faces_F3), 20_000)
-    weight = random.dirichlet(np.ones(3), len(faces))[:, :, None]
-    corners = baked.faces_F3[faces]
-    points = (baked.vertices_V3[corners] * weight).sum(axis=1)
-    uvs = (baked.uvs_V2[corners] * weight).sum(axis=1)
-    expected = (position_field(torch.from_numpy(points)).double().numpy() + 1) * 127.5
-    error = np.abs(bilinear(baked.texture_HW3, uvs) - expected)
-    # A texel is some 0.006 of the sphere's world; the field changes by up to 5 * 127.5 levels per unit.
-    assert error.mean() < 1.0
-    assert np.quantile(error, 0.999) < 6.0
-    assert error.max() < 14.0
-
-
-def test_texels_around_charts_are_padded(baked: TexturedMesh) -> None:
-    """No texel keeps the empty white: each repeats a neighbour's colour, so mip-maps do not bleed."""
-    size = baked.texture_HW3.shape[0]
-    clip = np.ones((len(baked.uvs_V2), 4), np.float32)
-    clip[:, 0], clip[:, 1], clip[:, 2] = baked.uvs_V2[:, 0] * 2 - 1, 1 - baked.uvs_V2[:, 1] * 2, 0
-    ranges = torch.tensor([[0, len(baked.faces_F3)]], dtype=torch.int32)
-    rast = CpuRasterizer().rasterize(
-        torch.from_numpy(clip), torch.from_numpy(baked.faces_F3), ranges, (size, size)
+def test_the_atlas_can_be_chosen(weights: Path) -> None:
+    """Another atlas gives the same surface with the same colours on it."""
+    fast, quality = (
+        Sampler.load(weights, atlas=atlas).generate([3], 0.7, 256)[0] for atlas in (None, XatlasAtlas())
     )
-    covered = (rast[0, ..., 3] > 0).numpy()
-    assert 0.3 < covered.mean() < 0.95
-    ring = binary_dilation(covered, iterations=2) & ~covered
-    assert ring.sum() > 500
-    colours = {tuple(texel) for texel in baked.texture_HW3[covered]}
-    assert all(tuple(texel) in colours for texel in baked.texture_HW3[~covered])
-    assert not (baked.texture_HW3[ring] == 255).all(axis=1).any()
-    # Beside a covered texel stands a colour near to it.
-    for y, x in np.argwhere(binary_dilation(covered) & ~covered)[::20]:
-        near = covered[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        texels = baked.texture_HW3[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2][near].astype(int)
-        assert np.abs(texels - baked.texture_HW3[y, x].astype(int)).max(axis=1).min() == 0
-
-
-def test_charts_do_not_overlap(baked: TexturedMesh) -> None:
-    """The areas of all triangles in the atlas add up to what they cover together."""
-    a, b, c = baked.uvs_V2[baked.faces_F3].astype(np.float64).swapaxes(0, 1)
-    area = 0.5 * np.abs(np.cross(b - a, c - a)).sum()
-    size = 2048
-    clip = np.ones((len(baked.uvs_V2), 4), np.float32)
-    clip[:, :2], clip[:, 2] = baked.uvs_V2 * 2 - 1, 0
-    ranges = torch.tensor([[0, len(baked.faces_F3)]], dtype=torch.int32)
-    rast = CpuRasterizer().rasterize(
-        torch.from_numpy(clip), torch.from_numpy(baked.faces_F3), ranges, (size, size)
-    )
-    assert float((rast[..., 3] > 0).float().mean()) == pytest.approx(area, rel=2e-3)
-
-
-def test_an_empty_mesh_is_textured_white() -> None:
-    empty = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
-    textured = bake_texture(CpuRasterizer(), unwrap(empty, 64), 64, position_field, torch.device("cpu"))
-    assert len(textured.faces_F3) == len(textured.uvs_V2) == 0
-    assert (textured.texture_HW3 == 255).all() and textured.texture_HW3.shape == (64, 64, 3)
+    assert fast.uvs_V2.shape != quality.uvs_V2.shape or not np.array_equal(fast.uvs_V2, quality.uvs_V2)
+    assert np.array_equal(fast.vertices_V3[fast.faces_F3], quality.vertices_V3[quality.faces_F3])

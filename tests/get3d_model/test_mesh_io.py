@@ -12,7 +12,7 @@ from PIL import Image
 
 from get3d_model import mesh_io
 from get3d_model.errors import InputError
-from get3d_model.gltf import encode_png
+from get3d_model.image_codec import encode_png
 from get3d_model.types import TexturedMesh
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

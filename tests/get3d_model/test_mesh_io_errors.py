@@ -8,7 +8,8 @@ import pytest
 import trimesh
 
 from get3d_model.errors import InputError
-from get3d_model.gltf import encode_png, glb_bytes
+from get3d_model.gltf import glb_bytes
+from get3d_model.image_codec import encode_png
 from get3d_model.mesh_io import ScenePart, load_textured_mesh, normalize
 from get3d_model.types import TexturedMesh
 

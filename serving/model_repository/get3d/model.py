@@ -1,7 +1,7 @@
 """The GET3D model that Triton's Python backend runs: seeds in, textured mesh files out.
 
-The requests of a dynamic batch pass through the networks together; each mesh is then textured and encoded by
-itself. A bad or cancelled request fails alone.
+The requests of a dynamic batch pass through the networks together; all its meshes are unwrapped at a time, on several
+threads, while they are textured and encoded one after the other. A bad or cancelled request fails alone.
 
 A seed gives the same bytes whenever it is sampled alone. In a larger batch the networks round differently
 (about 1e-5 in a vertex), which can also move texture seams; max_batch_size 1 avoids that.
@@ -28,6 +28,7 @@ from get3d_model.errors import InputError
 from get3d_model.inference import Sampler, Shapes, Styles, with_extras
 from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from get3d_model.mesh_io import mesh_bytes
+from get3d_model.rendering.texture_bake import PendingBake
 from serving import metric_names
 from serving.codec import (
     FORMAT_SUFFIX,
@@ -74,17 +75,23 @@ class TritonPythonModel:
             except Exception as error:
                 responses[index] = self._failed(error)
         if rows_by_request:
+            every = [row for rows in rows_by_request.values() for row in rows]
             try:
-                batch = self._run_networks([row for rows in rows_by_request.values() for row in rows])
+                batch = self._run_networks(every)
+                texturing = self.sampler.texturing(
+                    batch.shapes, range(len(every)), [row.texture_resolution for row in every]
+                )
             except Exception as error:
                 # Whatever stops the networks stops all of the batch.
                 for index in rows_by_request:
                     responses[index] = self._failed(error)
             else:
                 first = 0
-                for index, rows in rows_by_request.items():
-                    responses[index] = self._respond(requests[index], rows, batch, first)
-                    first += len(rows)
+                with texturing as bakes:
+                    for index, rows in rows_by_request.items():
+                        own = bakes[first : first + len(rows)]
+                        responses[index] = self._respond(requests[index], rows, batch, first, own)
+                        first += len(rows)
         return responses
 
     def _with_defaults(self, row: SampleRequest) -> SampleRequest:
@@ -114,14 +121,16 @@ class TritonPythonModel:
             torch.cat([part.w_tex_BD for part in parts])[order],
         )
 
-    def _respond(self, request: Any, rows: list[SampleRequest], batch: _Batch, first: int) -> Any:
+    def _respond(
+        self, request: Any, rows: list[SampleRequest], batch: _Batch, first: int, bakes: list[PendingBake]
+    ) -> Any:
         answers = []
-        for offset, row in enumerate(rows):
+        for offset, (row, bake) in enumerate(zip(rows, bakes, strict=True)):
             if request.is_cancelled():
                 self.metrics.count_error("cancelled")
                 return _error("cancelled by the client", pb_utils.TritonError.CANCELLED)
             try:
-                answers.append(self._finish(row, batch, first + offset))
+                answers.append(self._finish(row, batch, first + offset, bake))
             except Exception as error:
                 return self._failed(error)
         self.metrics.count(metric_names.MESHES, len(answers))
@@ -129,11 +138,10 @@ class TritonPythonModel:
         arrays = encode_responses(answers)
         return pb_utils.InferenceResponse([pb_utils.Tensor(spec.name, arrays[spec.name]) for spec in OUTPUTS])
 
-    def _finish(self, row: SampleRequest, batch: _Batch, index: int) -> SampleResponse:
+    def _finish(self, row: SampleRequest, batch: _Batch, index: int, bake: PendingBake) -> SampleResponse:
         milliseconds = dict(batch.milliseconds)
         with self.metrics.stage("texture", milliseconds):
-            mesh = self.sampler.textured_mesh(batch.shapes, index, row.texture_resolution)
-            mesh = with_extras(mesh, self.sampler.extras(row.seed, row.truncation_psi))
+            mesh = with_extras(bake.finish(), self.sampler.extras(row.seed, row.truncation_psi))
         with self.metrics.stage("encode", milliseconds):
             content = mesh_bytes(mesh, row.file_format)
         identity = self.sampler.identity
