@@ -18,7 +18,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
     "interpolate": (
         "components.generate.interpolate",
-        "walk between two seeds: meshes and a strip of renders",
+        "walk between two seeds: meshes, a strip of renders and an animation",
+    ),
+    "perturb": ("components.generate.perturb", "shapes around a seed: meshes and a strip of renders"),
+    "swap": (
+        "components.generate.swap",
+        "geometry of some seeds with texture of others: meshes and a grid of renders",
     ),
     "export": ("components.export.main", "write a Triton model repository"),
     "import-checkpoint": (

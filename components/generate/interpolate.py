@@ -1,52 +1,50 @@
-"""`get3d interpolate`: a walk from one seed to another: a mesh per step and a strip of renders."""
+"""`get3d interpolate`: a walk from one seed to another: a mesh per step, a strip of renders, an animation."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from components.generate import common
+
+STRIP_FILE, ANIMATION_FILE = "strip.png", "walk.webp"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the meshes and strip.png")
+    common.add_arguments(parser, f"{STRIP_FILE} and {ANIMATION_FILE}")
     parser.add_argument("--from-seed", type=int, default=0, help="seed of the first shape")
     parser.add_argument("--to-seed", type=int, default=1, help="seed of the last shape")
     parser.add_argument("--steps", type=int, default=7, help="shapes on the walk, both ends counted")
     parser.add_argument(
-        "--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation"
+        "--space", choices=("w", "z"), default="w", help="w: straight and even; z: on the sphere of the codes"
     )
-    parser.add_argument("--texture-resolution", type=int, default=512, help="texels along each side")
-    parser.add_argument("--view-resolution", type=int, default=256, help="pixels of one render of the strip")
 
 
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
+    from components.generate.animation import save_animation
     from components.generate.strip import mesh_pictures
+    from get3d_model import walks
     from get3d_model.errors import InputError
     from get3d_model.image_grid import save_image
-    from get3d_model.inference import Sampler, interpolate_styles, with_extras
-    from get3d_model.limits import check_texture_resolution
+    from get3d_model.inference import with_extras
     from get3d_model.mesh_io import save_mesh
 
-    if args.steps < 2:
-        raise InputError(f"--steps {args.steps} must be at least 2")
-    size = args.texture_resolution
-    check_texture_resolution(size)
-    sampler = Sampler.load(args.checkpoint)
-    first, last = (sampler.styles([seed], args.truncation_psi) for seed in (args.from_seed, args.to_seed))
-    shapes = sampler.shapes(interpolate_styles(first, last, args.steps))
+    if not 2 <= args.steps <= 1000:
+        raise InputError(f"--steps {args.steps} must be 2 to 1000")
+    sampler = common.load_sampler(args)
+    ends, psi = (args.from_seed, args.to_seed), args.truncation_psi
+    styles = walks.interpolate(sampler, *ends, args.steps, args.space, psi)
     meshes = []
-    for step in range(args.steps):
-        mesh = sampler.textured_mesh(shapes, step, size)
-        extras = sampler.extras(args.from_seed, args.truncation_psi)
-        extras |= {"to_seed": args.to_seed, "weight": step / (args.steps - 1)}
+    for step, mesh in enumerate(common.textured_meshes(sampler, styles, args.texture_resolution)):
+        extras = sampler.extras(args.from_seed, psi)
+        extras |= {"to_seed": args.to_seed, "weight": step / (args.steps - 1), "space": args.space}
         meshes.append(with_extras(mesh, extras))
         save_mesh(meshes[-1], args.out / f"step{step:02d}.glb")
-    save_image(np.concatenate(mesh_pictures(meshes, args.view_resolution), axis=1), args.out / "strip.png")
-    print(f"{args.steps} meshes and strip.png in {args.out}")
+    pictures = mesh_pictures(meshes, args.view_resolution)
+    save_image(np.concatenate(pictures, axis=1), args.out / STRIP_FILE)
+    save_animation(pictures, args.out / ANIMATION_FILE)
+    print(f"{args.steps} meshes, {STRIP_FILE} and {ANIMATION_FILE} in {args.out}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from components.generate.common import add_model_arguments, configured
+
 BATCH = 8
 
 
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncation-psi", type=float, default=0.7, help="0: the average shape, 1: no truncation"
     )
+    add_model_arguments(parser)
     parser.add_argument("--texture-resolution", type=int, default=1024, help="texels along each side")
     parser.add_argument("--format", choices=("glb", "obj", "ply"), default="glb", help="file format")
 
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     seeds = parse_seeds(args.seeds)
     size = args.texture_resolution
     check_texture_resolution(size)
-    sampler = Sampler.load(args.checkpoint)
+    sampler = configured(Sampler.load(args.checkpoint), args)
     args.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(seeds), desc="generate", unit="mesh", disable=not sys.stderr.isatty()) as bar:
         for first in range(0, len(seeds), BATCH):

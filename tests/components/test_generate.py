@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from components.generate.seeds import MAX_SEEDS, parse_seeds
 from components.generate.strip import BACK, mesh_pictures
@@ -127,32 +126,3 @@ def test_generate_refuses_a_texture_size_that_is_no_power_of_two(checkpoint: Pat
     command = ["generate", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--texture-resolution", "100"]) == 2
     assert not (tmp_path / "out").exists()
-
-
-def test_interpolate_writes_a_walk_that_ends_in_its_seeds(checkpoint: Path, tmp_path: Path) -> None:
-    command = ["interpolate", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--from-seed", "1"]
-    command += ["--to-seed", "4", "--steps", "3", "--texture-resolution", "64", "--view-resolution", "48"]
-    assert cli.main(command) == 0
-    names = ["step00.glb", "step01.glb", "step02.glb", "strip.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    with Image.open(tmp_path / "strip.png") as strip:
-        picture = np.asarray(strip)
-    assert picture.shape == (48, 3 * 48, 3)
-    assert all(drawn(part).any() for part in np.split(picture, 3, axis=1))
-    ends = Sampler.load(checkpoint).generate([1, 4], 0.7, 64)
-    for name, end in zip(("step00.glb", "step02.glb"), ends, strict=True):
-        mesh = load_textured_mesh(tmp_path / name)
-        np.testing.assert_allclose(
-            np.sort(mesh.vertices_V3[mesh.faces_F3].reshape(-1, 3), axis=0),
-            np.sort(end.vertices_V3[end.faces_F3].reshape(-1, 3), axis=0),
-            atol=1e-5,
-        )
-    assert load_textured_mesh(tmp_path / "step01.glb").extras["weight"] == 0.5
-
-
-def test_interpolate_needs_two_steps(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["interpolate", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--steps", "1"]
-    assert cli.main(command) == 2
-    assert "--steps 1" in capsys.readouterr().err
