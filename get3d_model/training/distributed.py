@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from get3d_model.errors import InputError
+from get3d_model.training.rendezvous import connect, meet
 from get3d_model.training.watchdog import Watchdog
 
 RANK_TIMEOUT_S = 600.0
@@ -179,32 +179,14 @@ def world_from_environment(timeout_s: float = RANK_TIMEOUT_S) -> World:
 
 
 def _join(rank: int, size: int, device: torch.device, timeout_s: float) -> World:
-    patience = timedelta(seconds=timeout_s)
-    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    # torchrun holds the store itself, so that it outlives rank 0.
-    held_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        store = dist.TCPStore(
-            host,
-            int(port),
-            size,
-            is_master=rank == 0 and not held_by_launcher,
-            timeout=patience,
-            # We wait ourselves: the store only counts who comes.
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except (dist.DistError, ValueError) as error:
-        raise InputError(
-            f"rank {rank} does not reach the store of the run at {host}:{port} (MASTER_ADDR, MASTER_PORT): {error}"
-        ) from None
-    _wait_for_all(store, rank, size, timeout_s)
+    store = connect(rank, size, timeout_s)
+    prefix = meet(store, rank, size, timeout_s)
     cuda = device.type == "cuda"
     # Longer than the watchdog, which can name the rank that is missing.
-    group_timeout = patience + timedelta(seconds=60)
+    group_timeout = timedelta(seconds=timeout_s + 60)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=dist.PrefixStore("get3d/group", store),
+        store=dist.PrefixStore(f"{prefix}/group", store),
         rank=rank,
         world_size=size,
         timeout=group_timeout,
@@ -212,21 +194,6 @@ def _join(rank: int, size: int, device: torch.device, timeout_s: float) -> World
     )
     control = dist.new_group(backend="gloo", timeout=group_timeout)
     # A connection of its own: what waits for a key holds its connection.
-    watchdog = Watchdog(store.clone(), rank, size, timeout_s)
+    watchdog = Watchdog(dist.PrefixStore(prefix, store.clone()), rank, size, timeout_s)
     watchdog.start()
     return World(rank, size, device, control, watchdog)
-
-
-def _wait_for_all(store: dist.Store, rank: int, size: int, timeout_s: float) -> None:
-    """Raises InputError naming the ranks that did not start in time."""
-    store.set(f"get3d/started/{rank}", "1")
-    deadline = time.monotonic() + timeout_s
-    missing = list(range(size))
-    while missing := [other for other in missing if not store.check([f"get3d/started/{other}"])]:
-        if time.monotonic() > deadline:
-            names = ", ".join(str(other) for other in missing)
-            raise InputError(
-                f"rank {names} of {size} did not start within {timeout_s:.0f} s; see the log of its node, or raise "
-                "training.rank_timeout_s"
-            )
-        time.sleep(0.05)

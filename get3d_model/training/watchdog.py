@@ -100,7 +100,7 @@ class Watchdog:
 
 
 def _key(rank: int) -> str:
-    return f"get3d/progress/{rank}"
+    return f"progress/{rank}"
 
 
 def _end_process(message: str) -> None:
