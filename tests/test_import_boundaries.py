@@ -32,6 +32,7 @@ HEAVY = {
     "triton": ("get3d_model.ops.fused.*",),
     "tritonclient": ("serving.*",),
     "prometheus_client": ("monitoring.*",),
+    "tensorboard": ("monitoring.*",),
     "trimesh": ("get3d_model.mesh_io",),
     "dvc": ("pipelines.*",),
     "ruamel": ("pipelines.*",),

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="rendered data set, shards or published layout"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl"
+        "--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl, tensorboard/"
     )
     parser.add_argument(
         "--restart-on-change",
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.training.distributed import world_from_environment
     from get3d_model.training.sink import JsonLinesSink, MetricSink
     from get3d_model.training.trainer import Trainer
+    from monitoring.tensorboard_sink import TensorBoardSink
 
     config = load_config(args.config)
     world = world_from_environment(config.training.rank_timeout_s)
@@ -49,6 +50,10 @@ def run(args: argparse.Namespace) -> None:
         sinks: list[MetricSink] = []
         if world.is_main:
             sinks.append(JsonLinesSink(args.out / "metrics.jsonl", trainer.step))
+            try:
+                sinks.append(TensorBoardSink(args.out / "tensorboard", trainer.step))
+            except ImportError as error:
+                print(f"no TensorBoard files: {error}", flush=True)
             if args.metrics_textfile:
                 from monitoring.sinks import TextfileSink
 

@@ -29,5 +29,5 @@ def test_who_is_missing_is_named_also_when_it_was_there_before() -> None:
     meeting(store, (0, 1, 2, 3), 4)
     with pytest.raises(InputError, match=r"^rank 1, 3 of 4 did not start within 1 s; see the log"):
         meeting(store, (0, 2), 4, timeout_s=1.0)
-    with pytest.raises(InputError, match="^rank 0 of 4 did not start"):
+    with pytest.raises(InputError, match=r"^rank 0 of 4 did not start"):
         meeting(store, (2,), 4, timeout_s=0.5)
