@@ -193,3 +193,42 @@ def test_mirror_symmetry_of_the_separate_generator() -> None:
     image_N = torch.cdist(vertices_N3 * mirror, vertices_N3).argmin(dim=1)
     assert torch.allclose(geometry.sdf_BN[:, image_N], geometry.sdf_BN, atol=1e-5)
     assert torch.allclose(geometry.deform_BN3[:, image_N] * mirror, geometry.deform_BN3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_gpu_agrees_with_the_cpu(variant: tuple[str, str]) -> None:
+    """Geometry in half precision on the GPU against float32 on the CPU, with the gradients of its networks.
+
+    Width 32: the fused kernels of the published size.
+    """
+    model = dataclasses.replace(config(*variant), mlp_width=32, tri_plane_features=32, tet_res=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = build_generator(model)
+    z = torch.randn(2, BATCH, 16, generator=torch.Generator().manual_seed(1))
+    results = []
+    for device, half_dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        generator.zero_grad(set_to_none=True)
+        generator.to(device)
+        synthesis = generator.synthesis
+        ws_geo, ws_tex = generator.map(z[0].to(device), z[1].to(device))
+        # The unified backbone's half precision is tested elsewhere.
+        half_dtype = half_dtype if variant[0] == "separate" else torch.float32
+        planes_geo, _ = synthesis.planes(ws_geo, synthesis.texture_styles(ws_geo, ws_tex), half_dtype)
+        raw = synthesis.raw_geometry(planes_geo, ws_geo)
+        loss = raw.sdf_BN.square().mean() + raw.deform_BN3.square().mean()
+        values = [raw.sdf_BN, raw.deform_BN3]
+        if raw.weights_BQ21 is not None:
+            loss = loss + raw.weights_BQ21.square().mean()
+            values.append(raw.weights_BQ21)
+        # As small as the regularisers' gradients are: below what float16 holds.
+        (loss * 1e-6).backward()
+        gradients = {n: p.grad.cpu() for n, p in generator.named_parameters() if p.grad is not None}
+        results.append(([v.detach().cpu() for v in values], gradients))
+    (cpu_values, cpu_gradients), (gpu_values, gpu_gradients) = results
+    for ours, expected in zip(gpu_values, cpu_values, strict=True):
+        assert (ours - expected).abs().max() < 0.02 * expected.std()
+    assert gpu_gradients.keys() == cpu_gradients.keys()
+    for name, expected in cpu_gradients.items():
+        assert (gpu_gradients[name] - expected).norm() < 0.05 * expected.norm() + 1e-12, name
