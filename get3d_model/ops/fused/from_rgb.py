@@ -28,13 +28,11 @@ from get3d_model.ops.fused.common import (
 
 
 @triton.jit
-def _image_value(
-    img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K: tl.constexpr
-):
+def _image_value(img, weight_CK, pixel, p_ok, channel, c_ok, stride_k, stride_p, K: tl.constexpr):
     """image @ weight^T for a block of pixels; [BLOCK_P, BLOCK_C]."""
     value = tl.zeros((pixel.shape[0], channel.shape[0]), tl.float32)
     for k in tl.static_range(K):
-        i = tl.load(img + b * stride_b + k * stride_k + pixel * stride_p, mask=p_ok, other=0.0).to(tl.float32)
+        i = tl.load(img + k * stride_k + pixel * stride_p, mask=p_ok, other=0.0).to(tl.float32)
         w = tl.load(weight_CK + channel * K + k, mask=c_ok, other=0.0)
         value += i[:, None] * w[None, :]
     return value
@@ -47,13 +45,16 @@ def _forward_kernel(
 ):  # fmt: skip
     block = tl.program_id(0)
     b = (block // pixel_blocks).to(tl.int64)
+    x += b * P * C
+    y += b * P * C
+    img += b * stride_b
     pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     p_ok = pixel < P
     c_ok = channel < C
     ok = p_ok[:, None] & c_ok[None, :]
-    at = b * P * C + pixel[:, None] * C + channel[None, :]
-    v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+    at = pixel[:, None] * C + channel[None, :]
+    v = _image_value(img, weight_CK, pixel, p_ok, channel, c_ok, stride_k, stride_p, K)
     v = activate(v + tl.load(bias_C + channel, mask=c_ok, other=0.0)[None, :], limit)
     if HAS_X:
         u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
@@ -80,25 +81,26 @@ def _backward_kernel(
     bx = tl.zeros((BLOCK_C,), tl.float32)
     if HAS_X:
         bx = tl.load(bias_x + channel, mask=c_ok, other=0.0)
-    w0 = tl.zeros((BLOCK_C,), tl.float32)
-    w1 = tl.zeros((BLOCK_C,), tl.float32)
-    w2 = tl.zeros((BLOCK_C,), tl.float32)
-    total = tl.zeros((BLOCK_C,), tl.float32)
-    total_x = tl.zeros((BLOCK_C,), tl.float32)
+    w0 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    w1 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    w2 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    total_x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for block in range(program, blocks, programs):
         b = (block // pixel_blocks).to(tl.int64)
         pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
         p_ok = pixel < P
         ok = p_ok[:, None] & c_ok[None, :]
-        at = b * P * C + pixel[:, None] * C + channel[None, :]
-        g = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32)
+        first = b * P * C
+        at = pixel[:, None] * C + channel[None, :]
+        g = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32)
         if HAS_X:
-            u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+            u = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
             gx = g * activation_slope(u + bx[None, :], limit_x)
-            tl.store(grad_x + at, gx.to(grad_x.dtype.element_ty), mask=ok)
+            tl.store(grad_x + first + at, gx.to(grad_x.dtype.element_ty), mask=ok)
             if WEIGHTS:
-                total_x += tl.sum(gx, axis=0)
-        v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+                total_x += gx
+        v = _image_value(img + b * stride_b, weight_CK, pixel, p_ok, channel, c_ok, stride_k, stride_p, K)
         gv = g * activation_slope(v + bias[None, :], limit)
         if IMAGE:
             for k in tl.static_range(K):
@@ -106,23 +108,23 @@ def _backward_kernel(
                 gi = tl.sum(gv * w[None, :], axis=1)
                 tl.store(grad_img + (b * K + k) * P + pixel, gi.to(grad_img.dtype.element_ty), mask=p_ok)
         if WEIGHTS:
-            total += tl.sum(gv, axis=0)
+            total += gv
             base = img + b * stride_b + pixel * stride_p
             i0 = tl.load(base, mask=p_ok, other=0.0).to(tl.float32)
-            w0 += tl.sum(gv * i0[:, None], axis=0)
+            w0 += gv * i0[:, None]
             if K == 3:
                 i1 = tl.load(base + stride_k, mask=p_ok, other=0.0).to(tl.float32)
                 i2 = tl.load(base + 2 * stride_k, mask=p_ok, other=0.0).to(tl.float32)
-                w1 += tl.sum(gv * i1[:, None], axis=0)
-                w2 += tl.sum(gv * i2[:, None], axis=0)
+                w1 += gv * i1[:, None]
+                w2 += gv * i2[:, None]
     if WEIGHTS:
         at = sums + program * (K + 2) * C + channel
-        tl.store(at, w0, mask=c_ok)
+        tl.store(at, tl.sum(w0, axis=0), mask=c_ok)
         if K == 3:
-            tl.store(at + C, w1, mask=c_ok)
-            tl.store(at + 2 * C, w2, mask=c_ok)
-        tl.store(at + K * C, total, mask=c_ok)
-        tl.store(at + (K + 1) * C, total_x, mask=c_ok)
+            tl.store(at + C, tl.sum(w1, axis=0), mask=c_ok)
+            tl.store(at + 2 * C, tl.sum(w2, axis=0), mask=c_ok)
+        tl.store(at + K * C, tl.sum(total, axis=0), mask=c_ok)
+        tl.store(at + (K + 1) * C, tl.sum(total_x, axis=0), mask=c_ok)
 
 
 @triton.jit
@@ -137,42 +139,43 @@ def _double_backward_kernel(
     channel = tl.arange(0, BLOCK_C)
     c_ok = channel < C
     bias = tl.load(bias_C + channel, mask=c_ok, other=0.0)
-    w0 = tl.zeros((BLOCK_C,), tl.float32)
-    w1 = tl.zeros((BLOCK_C,), tl.float32)
-    w2 = tl.zeros((BLOCK_C,), tl.float32)
+    w0 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    w1 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    w2 = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for block in range(program, blocks, programs):
         b = (block // pixel_blocks).to(tl.int64)
         pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
         p_ok = pixel < P
         ok = p_ok[:, None] & c_ok[None, :]
-        at = b * P * C + pixel[:, None] * C + channel[None, :]
-        v = _image_value(img, weight_CK, b, pixel, p_ok, channel, c_ok, stride_b, stride_k, stride_p, K)
+        first = b * P * C
+        at = pixel[:, None] * C + channel[None, :]
+        v = _image_value(img + b * stride_b, weight_CK, pixel, p_ok, channel, c_ok, stride_k, stride_p, K)
         slope = activation_slope(v + bias[None, :], limit)
-        value = slope * _image_value(gg_img, weight_CK, b, pixel, p_ok, channel, c_ok, K * P, P, 1, K)
+        value = slope * _image_value(gg_img + b * K * P, weight_CK, pixel, p_ok, channel, c_ok, P, 1, K)
         if HAS_X:
             bx = tl.load(bias_x + channel, mask=c_ok, other=0.0)
-            u = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
-            value += tl.load(gg_x + at, mask=ok, other=0.0).to(tl.float32) * activation_slope(
+            u = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
+            value += tl.load(gg_x + first + at, mask=ok, other=0.0).to(tl.float32) * activation_slope(
                 u + bx[None, :], limit_x
             )
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
-        gv = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32) * slope
+        tl.store(out + first + at, value.to(out.dtype.element_ty), mask=ok)
+        gv = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32) * slope
         base = gg_img + b * K * P + pixel
-        w0 += tl.sum(gv * tl.load(base, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
+        w0 += gv * tl.load(base, mask=p_ok, other=0.0).to(tl.float32)[:, None]
         if K == 3:
-            w1 += tl.sum(gv * tl.load(base + P, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
-            w2 += tl.sum(gv * tl.load(base + 2 * P, mask=p_ok, other=0.0).to(tl.float32)[:, None], axis=0)
+            w1 += gv * tl.load(base + P, mask=p_ok, other=0.0).to(tl.float32)[:, None]
+            w2 += gv * tl.load(base + 2 * P, mask=p_ok, other=0.0).to(tl.float32)[:, None]
     at = sums + program * K * C + channel
-    tl.store(at, w0, mask=c_ok)
+    tl.store(at, tl.sum(w0, axis=0), mask=c_ok)
     if K == 3:
-        tl.store(at + C, w1, mask=c_ok)
-        tl.store(at + 2 * C, w2, mask=c_ok)
+        tl.store(at + C, tl.sum(w1, axis=0), mask=c_ok)
+        tl.store(at + 2 * C, tl.sum(w2, axis=0), mask=c_ok)
 
 
 def _blocks(channels: int) -> tuple[int, int]:
-    """(BLOCK_P, BLOCK_C >= C)."""
+    """(BLOCK_P, BLOCK_C >= C) of the kernels that keep sums per lane in registers."""
     block_c = triton.next_power_of_2(channels)
-    return max(4096 // block_c, 4), block_c
+    return max(1024 // block_c, 2), block_c
 
 
 def _pixel_strides(image: Tensor) -> tuple[int, int, int]:
@@ -196,8 +199,7 @@ class AddFromRgb(Function):
             x = channels_last(x)
         weight_CK = weight_CK.contiguous()
         y = empty_nhwc(batch, channels, height, width, image, dtype)
-        block_p, block_c = _blocks(channels)
-        block_c = min(block_c, 128)
+        block_c = min(triton.next_power_of_2(channels), 128)
         block_p = 4096 // block_c
         pixel_blocks = cdiv(pixels, block_p)
         _forward_kernel[(batch * pixel_blocks, cdiv(channels, block_c))](

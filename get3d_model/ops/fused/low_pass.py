@@ -1,8 +1,7 @@
 """Separable [1, 3, 3, 1] low-pass of a channels-last image, fused with what stands before and after it.
 
 A program owns a strip of columns and a block of channels and walks down the rows with the last four filtered rows
-in registers: every input row is loaded once from memory (the four column taps hit the cache), and there is one
-write per output.
+in registers: every input is read from memory once, and there is one write per output.
 
 Shape legend: B batch, C channels, H W input size, h w output size
 """
@@ -26,33 +25,65 @@ from get3d_model.ops.fused.common import (
 )
 
 ROWS = 32
+PHASES = 4
+"""Neighbouring outputs that one lane makes from seven inputs, each read and activated once."""
 
-# What a tap reads: the image itself; its activation act(x + bias); or a second image times the slope at x + bias.
-PLAIN, ACTIVATED, SLOPED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# What is read: the image itself; its activation act(x + bias); or a second image times the slope at x + bias.
+PLAIN, ACTIVATED, SLOPED = 0, 1, 2
 # What is written: the filtered value; times the slope of another image (and its sum); or the synthesis epilogue.
-AS_IS, TIMES_SLOPE, EPILOGUE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+AS_IS, TIMES_SLOPE, EPILOGUE = 0, 1, 2
 
 
 @triton.jit
-def _tap(
-    src, other, base, row, columns, channel, H, W, C, bias, limit, SOURCE: tl.constexpr, C_MASK: tl.constexpr
-):
-    """One horizontal filter of one row: columns c, c+1, c+2, c+3 weighted 1, 3, 3, 1."""
-    total = tl.zeros((columns.shape[0], channel.shape[0]), tl.float32)
+def _read(src, other, row, column, channel, W, C, row_ok, c_ok, bias, limit, SOURCE: tl.constexpr):
+    """One input per lane and channel, zero outside the image; [lanes, channels]."""
+    ok = (row_ok & (column >= 0) & (column < W))[:, None] & c_ok[None, :]
+    at = ((row * W + column) * C)[:, None] + channel[None, :]
+    value = tl.load(src + at, mask=ok, other=0.0).to(tl.float32)
+    if SOURCE == 1:
+        value = tl.where(ok, activate(value + bias[None, :], limit), 0.0)
+    elif SOURCE == 2:
+        x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
+        value = value * activation_slope(x + bias[None, :], limit)
+    return value
+
+
+@triton.jit
+def _filtered_row(src, other, row, left, channel, H, W, C, c_ok, bias, limit, SOURCE: tl.constexpr):
+    """The horizontal filter of one row at four neighbouring columns: weights 1, 3, 3, 1 from `left` on."""
     row_ok = (row >= 0) & (row < H)
-    for tap in tl.static_range(4):
-        column = columns + tap
-        ok = (row_ok & (column >= 0) & (column < W))[:, None] & (channel < C)[None, :]
-        at = base + (row * W + column)[:, None] * C + channel[None, :]
-        value = tl.load(src + at, mask=ok, other=0.0).to(tl.float32)
-        if SOURCE == 1:
-            value = tl.where(ok, activate(value + bias[None, :], limit), 0.0)
-        elif SOURCE == 2:
-            x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
-            value = value * activation_slope(x + bias[None, :], limit)
-        weight = 3.0 if (tap == 1 or tap == 2) else 1.0
-        total += value * weight
-    return total
+    a0 = _read(src, other, row, left, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a1 = _read(src, other, row, left + 1, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a2 = _read(src, other, row, left + 2, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a3 = _read(src, other, row, left + 3, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a4 = _read(src, other, row, left + 4, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a5 = _read(src, other, row, left + 5, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    a6 = _read(src, other, row, left + 6, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
+    return (
+        a0 + 3.0 * (a1 + a2) + a3,
+        a1 + 3.0 * (a2 + a3) + a4,
+        a2 + 3.0 * (a3 + a4) + a5,
+        a3 + 3.0 * (a4 + a5) + a6,
+    )
+
+
+@triton.jit
+def _write(
+    value, other, out, noise_hw, row, column, channel, h, w, C, c_ok, bias, scale, strength, limit,
+    TARGET: tl.constexpr,
+):  # fmt: skip
+    """Finishes and stores one output per lane and channel; returns what TIMES_SLOPE sums."""
+    in_image = (row < h) & (column < w)
+    ok = in_image[:, None] & c_ok[None, :]
+    at = ((row * w + column) * C)[:, None] + channel[None, :]
+    if TARGET == 1:
+        x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
+        value = tl.where(ok, value * activation_slope(x + bias[None, :], limit), 0.0)
+    elif TARGET == 2:
+        noise = tl.load(noise_hw + row * w + column, mask=in_image, other=0.0).to(tl.float32) * strength
+        value = activate(value * scale[None, :] + noise[:, None] + bias[None, :], limit)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
+    return value
 
 
 @triton.jit
@@ -60,50 +91,54 @@ def _low_pass_kernel(
     src, other, out, bias_C, sums_GC, scale_BC, noise_hw, strength,
     H, W, h, w, C, pad, gain, limit, column_blocks, row_blocks,
     SOURCE: tl.constexpr, TARGET: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
-    BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, ROWS_: tl.constexpr,
+    LANES: tl.constexpr, BLOCK_C: tl.constexpr, ROWS_: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_ok = channel < C
     batch = (block // (column_blocks * row_blocks)).to(tl.int64)
     rest = block % (column_blocks * row_blocks)
     first_row = (rest // column_blocks) * ROWS_
-    columns = (rest % column_blocks) * BLOCK_W + tl.arange(0, BLOCK_W)
-    base_in = batch * H * W * C
-    base_out = batch * h * w * C
+    column = ((rest % column_blocks) * LANES + tl.arange(0, LANES)) * 4
+    # Offsets inside one image fit 32 bits; only the image's own offset does not.
+    src += batch * H * W * C
+    out += batch * h * w * C
+    other += batch * (h * w if TARGET == 1 else H * W) * C
     bias = tl.zeros((BLOCK_C,), tl.float32)
     if BIAS:
-        bias = tl.load(bias_C + channel, mask=channel < C, other=0.0).to(tl.float32)
+        bias = tl.load(bias_C + channel, mask=c_ok, other=0.0).to(tl.float32)
     scale = tl.zeros((BLOCK_C,), tl.float32)
     noise_strength = 0.0
     if TARGET == 2:
-        scale = tl.load(scale_BC + batch * C + channel, mask=channel < C, other=0.0).to(tl.float32)
+        scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
         noise_strength = tl.load(strength).to(tl.float32)
-    sums = tl.zeros((BLOCK_C,), tl.float32)
-    left = columns - pad
-    r0 = _tap(src, other, base_in, first_row - pad, left, channel, H, W, C, bias, limit, SOURCE, True)
-    r1 = _tap(src, other, base_in, first_row - pad + 1, left, channel, H, W, C, bias, limit, SOURCE, True)
-    r2 = _tap(src, other, base_in, first_row - pad + 2, left, channel, H, W, C, bias, limit, SOURCE, True)
+    sums = tl.zeros((LANES, BLOCK_C), tl.float32)
+    left = column - pad
+    top = first_row - pad
+    p0, p1, p2, p3 = _filtered_row(src, other, top, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
+    q0, q1, q2, q3 = _filtered_row(src, other, top + 1, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
+    r0, r1, r2, r3 = _filtered_row(src, other, top + 2, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
+    gain = gain / 64.0
     for step in range(ROWS_):
         row = first_row + step
-        r3 = _tap(src, other, base_in, row - pad + 3, left, channel, H, W, C, bias, limit, SOURCE, True)
-        value = (r0 + 3.0 * (r1 + r2) + r3) * (gain / 64.0)
-        r0 = r1
-        r1 = r2
-        r2 = r3
-        ok = ((row < h) & (columns < w))[:, None] & (channel < C)[None, :]
-        at = base_out + (row * w + columns)[:, None] * C + channel[None, :]
-        if TARGET == 1:
-            x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
-            value = value * activation_slope(x + bias[None, :], limit)
-            if SUMS:
-                sums += tl.sum(tl.where(ok, value, 0.0), axis=0)
-        elif TARGET == 2:
-            noise = tl.load(noise_hw + row * w + columns, mask=(row < h) & (columns < w), other=0.0)
-            value = value * scale[None, :] + (noise.to(tl.float32) * noise_strength)[:, None] + bias[None, :]
-            value = activate(value, limit)
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
+        s0, s1, s2, s3 = _filtered_row(
+            src, other, top + step + 3, left, channel, H, W, C, c_ok, bias, limit, SOURCE
+        )
+        v0 = _write((p0 + 3.0 * (q0 + r0) + s0) * gain, other, out, noise_hw, row, column, channel, h, w, C,
+                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
+        v1 = _write((p1 + 3.0 * (q1 + r1) + s1) * gain, other, out, noise_hw, row, column + 1, channel, h, w, C,
+                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
+        v2 = _write((p2 + 3.0 * (q2 + r2) + s2) * gain, other, out, noise_hw, row, column + 2, channel, h, w, C,
+                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
+        v3 = _write((p3 + 3.0 * (q3 + r3) + s3) * gain, other, out, noise_hw, row, column + 3, channel, h, w, C,
+                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
+        if SUMS:
+            sums += v0 + v1 + v2 + v3
+        p0, p1, p2, p3 = q0, q1, q2, q3
+        q0, q1, q2, q3 = r0, r1, r2, r3
+        r0, r1, r2, r3 = s0, s1, s2, s3
     if SUMS:
-        tl.store(sums_GC + block.to(tl.int64) * C + channel, sums, mask=channel < C)
+        tl.store(sums_GC + block.to(tl.int64) * C + channel, tl.sum(sums, axis=0), mask=c_ok)
 
 
 def _launch(
@@ -115,8 +150,9 @@ def _launch(
     batch, channels, in_height, in_width = src.shape
     out = empty_nhwc(batch, channels, height, width, src)
     block_c = min(triton.next_power_of_2(channels), 64)
-    block_w = max(2048 // block_c // 2, 16)
-    column_blocks, row_blocks = cdiv(width, block_w), cdiv(height, ROWS)
+    lanes = max(512 // block_c, 4)
+    rows = ROWS if height > 2 * ROWS else max(4, ROWS // 4)
+    column_blocks, row_blocks = cdiv(width, PHASES * lanes), cdiv(height, rows)
     programs = batch * column_blocks * row_blocks
     sums_GC = torch.empty((programs, channels), device=src.device, dtype=torch.float32) if sums else src
     _low_pass_kernel[(programs, cdiv(channels, block_c))](
@@ -124,7 +160,7 @@ def _launch(
         src if scale is None else scale, src if noise is None else noise, src if strength is None else strength,
         in_height, in_width, height, width, channels, pad, gain, limit, column_blocks, row_blocks,
         SOURCE=source, TARGET=target, BIAS=bias is not None, SUMS=sums,
-        BLOCK_W=block_w, BLOCK_C=block_c, ROWS_=ROWS, num_warps=4,
+        LANES=lanes, BLOCK_C=block_c, ROWS_=rows, num_warps=4,
     )  # fmt: skip
     return out, sums_GC.sum(dim=0) if sums else None
 

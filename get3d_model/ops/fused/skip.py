@@ -24,7 +24,9 @@ def _forward_kernel(
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = channel < C
     ok = (pixel < H * W)[:, None] & c_ok[None, :]
-    at = b * H * W * C + pixel[:, None] * C + channel[None, :]
+    x += b * H * W * C
+    y += b * H * W * C
+    at = pixel[:, None] * C + channel[None, :]
     value = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
     value += tl.load(bias_C + channel, mask=c_ok, other=0.0)[None, :]
     value = tl.minimum(tl.maximum(value, -limit), limit)
@@ -65,8 +67,8 @@ def _skip_backward_kernel(grad, out, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl
             r, c = 2 * row - 1 + i, 2 * column - 1 + j
             weight = (0.75 if (i == 1 or i == 2) else 0.25) * (0.75 if (j == 1 or j == 2) else 0.25)
             inside = (r >= 0) & (r < H) & (c >= 0) & (c < W)
-            at = b * H * W * C + (r * W + c)[:, None] * C + channel[None, :]
-            value += tl.load(grad + at, mask=ok & inside[:, None], other=0.0) * weight
+            at = (r * W + c)[:, None] * C + channel[None, :]
+            value += tl.load(grad + b * H * W * C + at, mask=ok & inside[:, None], other=0.0) * weight
     tl.store(out + b * h * w * C + pixel[:, None] * C + channel[None, :], value, mask=ok)
 
 
@@ -90,19 +92,20 @@ def _input_backward_kernel(
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = channel < C
     bias = tl.load(bias_C + channel, mask=c_ok, other=0.0)
-    total = tl.zeros((BLOCK_C,), tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for block in range(program, blocks, programs):
         b = (block // pixel_blocks).to(tl.int64)
         pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
         ok = (pixel < P)[:, None] & c_ok[None, :]
-        at = b * P * C + pixel[:, None] * C + channel[None, :]
-        g = tl.load(grad + at, mask=ok, other=0.0)
+        first = b * P * C
+        at = pixel[:, None] * C + channel[None, :]
+        g = tl.load(grad + first + at, mask=ok, other=0.0)
         if limit < 1e30:
-            value = tl.load(x + at, mask=ok, other=0.0).to(tl.float32) + bias[None, :]
+            value = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32) + bias[None, :]
             g = tl.where(tl.abs(value) < limit, g, 0.0)
-        tl.store(out + at, g.to(out.dtype.element_ty), mask=ok)
-        total += tl.sum(g, axis=0)
-    tl.store(sums + program * C + channel, total, mask=c_ok)
+        tl.store(out + first + at, g.to(out.dtype.element_ty), mask=ok)
+        total += g
+    tl.store(sums + program * C + channel, tl.sum(total, axis=0), mask=c_ok)
 
 
 def _block_channels(channels: int) -> int:

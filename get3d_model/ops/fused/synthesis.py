@@ -37,13 +37,14 @@ def _epilogue_kernel(
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = channel < C
     ok = (pixel < P)[:, None] & c_ok[None, :]
-    at = batch * P * C + pixel[:, None] * C + channel[None, :]
-    value = tl.load(x + at, mask=ok, other=0.0).to(tl.float32)
+    first = batch * P * C
+    at = pixel[:, None] * C + channel[None, :]
+    value = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
     scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
     bias = tl.load(bias_C + channel, mask=c_ok, other=0.0).to(tl.float32)
     noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32) * tl.load(strength)
     value = activate(value * scale[None, :] + noise[:, None] + bias[None, :], limit)
-    tl.store(y + at, value.to(y.dtype.element_ty), mask=ok)
+    tl.store(y + first + at, value.to(y.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -57,33 +58,34 @@ def _epilogue_backward_kernel(
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = channel < C
     scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
-    total = tl.zeros((BLOCK_C,), tl.float32)
-    with_value = tl.zeros((BLOCK_C,), tl.float32)
-    with_noise = tl.zeros((BLOCK_C,), tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    with_value = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    with_noise = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    first = batch * P * C
     for block in range(program, blocks, programs):
         pixel = block * BLOCK_P + tl.arange(0, BLOCK_P)
         ok = (pixel < P)[:, None] & c_ok[None, :]
-        at = batch * P * C + pixel[:, None] * C + channel[None, :]
-        activated = tl.load(y + at, mask=ok, other=0.0).to(tl.float32)
+        at = pixel[:, None] * C + channel[None, :]
+        activated = tl.load(y + first + at, mask=ok, other=0.0).to(tl.float32)
         slope = tl.where(activated > 0, GAIN, GAIN * SLOPE)
         value = activated / slope
         noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32)
-        q = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32) * slope
+        q = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32) * slope
         q = tl.where(tl.abs(activated) < limit, q, 0.0)
-        tl.store(out + at, (q * scale[None, :]).to(out.dtype.element_ty), mask=ok)
-        total += tl.sum(q, axis=0)
-        with_value += tl.sum(q * value, axis=0)
-        with_noise += tl.sum(q * noise[:, None], axis=0)
+        tl.store(out + first + at, (q * scale[None, :]).to(out.dtype.element_ty), mask=ok)
+        total += q
+        with_value += q * value
+        with_noise += q * noise[:, None]
     at = ((batch * programs + program) * 3) * C + channel
-    tl.store(sums + at, total, mask=c_ok)
-    tl.store(sums + at + C, with_value, mask=c_ok)
-    tl.store(sums + at + 2 * C, with_noise, mask=c_ok)
+    tl.store(sums + at, tl.sum(total, axis=0), mask=c_ok)
+    tl.store(sums + at + C, tl.sum(with_value, axis=0), mask=c_ok)
+    tl.store(sums + at + 2 * C, tl.sum(with_noise, axis=0), mask=c_ok)
 
 
-def _blocks(channels: int) -> tuple[int, int]:
-    """(BLOCK_P, BLOCK_C)."""
+def _blocks(channels: int, values: int = 4096) -> tuple[int, int]:
+    """(BLOCK_P, BLOCK_C) of a program that takes about so many values at a time."""
     block_c = min(triton.next_power_of_2(channels), 128)
-    return max(4096 // block_c, 16), block_c
+    return max(values // block_c, 4), block_c
 
 
 class SynthesisEpilogue(Function):
@@ -119,7 +121,7 @@ class SynthesisEpilogue(Function):
         grad = channels_last(grad)
         batch, channels, height, width = y.shape
         pixels = height * width
-        block_p, block_c = _blocks(channels)
+        block_p, block_c = _blocks(channels, 1024)
         blocks = cdiv(pixels, block_p)
         programs = max(1, programs_for(blocks * batch, y.device) // batch)
         programs = min(programs, blocks)
@@ -142,10 +144,11 @@ def _scale_kernel(x, y, scale_BC, P, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.const
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     ok = (pixel < P)[:, None] & (channel < C)[None, :]
-    at = batch * P * C + pixel[:, None] * C + channel[None, :]
+    first = batch * P * C
+    at = pixel[:, None] * C + channel[None, :]
     scale = tl.load(scale_BC + batch * C + channel, mask=channel < C, other=0.0).to(tl.float32)
-    value = tl.load(x + at, mask=ok, other=0.0).to(tl.float32) * scale[None, :]
-    tl.store(y + at, value.to(y.dtype.element_ty), mask=ok)
+    value = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32) * scale[None, :]
+    tl.store(y + first + at, value.to(y.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -158,15 +161,16 @@ def _scale_backward_kernel(
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = channel < C
     scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
-    total = tl.zeros((BLOCK_C,), tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    first = batch * P * C
     for block in range(program, blocks, programs):
         pixel = block * BLOCK_P + tl.arange(0, BLOCK_P)
         ok = (pixel < P)[:, None] & c_ok[None, :]
-        at = batch * P * C + pixel[:, None] * C + channel[None, :]
-        g = tl.load(grad + at, mask=ok, other=0.0).to(tl.float32)
-        total += tl.sum(g * tl.load(x + at, mask=ok, other=0.0).to(tl.float32), axis=0)
-        tl.store(out + at, (g * scale[None, :]).to(out.dtype.element_ty), mask=ok)
-    tl.store(sums + (batch * programs + program) * C + channel, total, mask=c_ok)
+        at = pixel[:, None] * C + channel[None, :]
+        g = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32)
+        total += g * tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
+        tl.store(out + first + at, (g * scale[None, :]).to(out.dtype.element_ty), mask=ok)
+    tl.store(sums + (batch * programs + program) * C + channel, tl.sum(total, axis=0), mask=c_ok)
 
 
 class ScaleChannels(Function):
@@ -192,7 +196,7 @@ class ScaleChannels(Function):
         grad = channels_last(grad)
         batch, channels, height, width = x.shape
         pixels = height * width
-        block_p, block_c = _blocks(channels)
+        block_p, block_c = _blocks(channels, 1024)
         blocks = cdiv(pixels, block_p)
         programs = min(max(1, programs_for(blocks * batch, x.device) // batch), blocks)
         out = torch.empty_like(x)
