@@ -93,6 +93,22 @@ PANELS = (
         between(-1.0, 1.0),
     ),
     Panel(
+        "Distance to held-out views",
+        "Sliced Wasserstein distance (SWD) between patches of generated and of held-out views, mean over the scales; "
+        "0 for equal sets. Measured at every checkpoint, without the discriminators.",
+        (Line("validation/swd", "SWD", GREEN),),
+        from_zero,
+    ),
+    Panel(
+        "Gradients",
+        "Norms of the gradients, on a logarithmic scale; they should neither die nor explode.",
+        (
+            Line("gradients/generator_norm", "G", BLUE),
+            Line("gradients/discriminator_norm", "D", ORANGE),
+        ),
+        logarithmic,
+    ),
+    Panel(
         "Speed",
         "Seconds per thousand images. The first steps also compile kernels.",
         (Line("sec_per_kimg", "sec/kimg", BLUE),),
