@@ -184,7 +184,7 @@ class TrainingConfig:
     """Views of every generated shape in a step: batch_size / views_per_shape shapes are generated then. 1 in the
     published model; more spend less time on shapes and show the discriminators fewer different ones."""
     r1_gamma: float = 40.0
-    """R1 weight: car 40, motorbike 80, chair 400 at 1024."""
+    """R1 weight: car 40, motorbike 80, chair 400 (3200 with the separate generators) at 1024."""
     r1_interval: int = 16
     """Steps between R1 phases (lazy regularisation)."""
     ema_half_life_kimg: float = 10.0
