@@ -25,6 +25,7 @@ from get3d_model.isosurface.flexicubes import FlexiCubes
 from get3d_model.isosurface.grid import TetrahedralGrid, bcc_grid
 from get3d_model.isosurface.marching_tets import MarchingTetrahedra
 from get3d_model.networks.base import GeneratorNetworks, RawGeometry
+from get3d_model.networks.fields import run_layers
 from get3d_model.networks.layers import ToFeature
 from get3d_model.networks.mapping import MappingNetwork
 from get3d_model.networks.separate import SeparateGenerator
@@ -34,7 +35,15 @@ from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.surface import VisibleSurface, covered_points, visible_surface
 from get3d_model.rendering.tile_shading import can_shade_tiles, shade_tiles
 from get3d_model.rendering.views import repeat_meshes
-from get3d_model.types import Camera, GeneratorOutput, GeometryOutput, PackedMeshes, RenderOutput
+from get3d_model.types import (
+    Camera,
+    GeneratorFields,
+    GeneratorOutput,
+    GeometryOutput,
+    PackedMeshes,
+    RenderOutput,
+    TextureField,
+)
 
 
 class Synthesis(nn.Module):
@@ -96,17 +105,27 @@ class Synthesis(nn.Module):
         repaired = repair_empty_shapes(raw.sdf_BN, raw.deform_BN3, self.extractor.grid)
         return GeometryOutput(*repaired, raw.weights_BQ21)
 
-    def texture_features(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """Features of the texture field at world points; BCP."""
+    def texture_field(self, planes_tex: Tensor, ws_tex_BLD: Tensor) -> TextureField:
+        """The field that planes and styles make."""
+        return TextureField(
+            planes_tex,
+            tuple(self.generator.texture_mlp(ws_tex_BLD)),
+            self.to_rgb.point_weight(ws_tex_BLD[:, -1, : self.w_dim]),
+            self.to_rgb.bias.float(),
+        )
+
+    def field_colors(self, field: TextureField, points_BP3: Tensor) -> Tensor:
+        """RGB in [-1, 1] (not clamped) at world points; BP3."""
         if self.mirror_symmetry:
             points_BP3 = torch.cat([points_BP3[..., :1].abs(), points_BP3[..., 1:]], dim=-1)
-        features_BCP = sample_triplanes(planes_tex, points_BP3 / self.extractor.grid.extent)
-        return self.generator.texture_features(features_BCP, ws_tex_BLD)
+        features_BCP = sample_triplanes(field.planes_BCRR, points_BP3 / self.extractor.grid.extent)
+        features_BCP = run_layers(field.layers, features_BCP)
+        colors_B3P = torch.bmm(field.to_rgb_B3I.to(features_BCP.dtype), features_BCP)
+        return (colors_B3P + field.background_3[:, None]).transpose(1, 2)
 
     def point_colors(self, planes_tex: Tensor, points_BP3: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """RGB in [-1, 1] (not clamped) at world points; BP3."""
-        features_BCP = self.texture_features(planes_tex, points_BP3, ws_tex_BLD)
-        return self.to_rgb.at_points(features_BCP, ws_tex_BLD[:, -1, : self.w_dim]).transpose(1, 2)
+        """`field_colors` of the field that planes and styles make."""
+        return self.field_colors(self.texture_field(planes_tex, ws_tex_BLD), points_BP3)
 
     def render(
         self,
@@ -117,6 +136,18 @@ class Synthesis(nn.Module):
         ws_tex_BLD: Tensor,
         resolution: int | None = None,
     ) -> RenderOutput:
+        """`render_field` of the field that planes and styles make."""
+        field = self.texture_field(planes_tex, ws_tex_BLD)
+        return self.render_field(rasterizer, meshes, camera, field, resolution)
+
+    def render_field(
+        self,
+        rasterizer: Rasterizer,
+        meshes: PackedMeshes,
+        camera: Camera,
+        field: TextureField,
+        resolution: int | None = None,
+    ) -> RenderOutput:
         """Images of mesh b seen by cameras b * n ... b * n + n - 1, where there are n cameras per mesh.
 
         Uncovered pixels have zero features, that is, `to_rgb`'s bias.
@@ -125,7 +156,7 @@ class Synthesis(nn.Module):
         shapes = len(meshes)
         meshes = repeat_meshes(meshes, len(camera) // shapes)
         surface = visible_surface(rasterizer, meshes, camera, size)
-        rgb_BHW3 = self._pixel_colors(surface, planes_tex, ws_tex_BLD)
+        rgb_BHW3 = self._pixel_colors(surface, field)
         mask_BHW1 = surface.coverage_BHW1
         color = torch.cat([rgb_BHW3, mask_BHW1], dim=-1) if self.antialias_color else mask_BHW1
         color = rasterizer.antialias(color.contiguous(), surface.rast_BHW4, surface.clip_V4, meshes.faces_F3)
@@ -135,24 +166,18 @@ class Synthesis(nn.Module):
             mask_BHW1 = color
         return RenderOutput(rgb_BHW3.permute(0, 3, 1, 2), mask_BHW1.permute(0, 3, 1, 2))
 
-    def _pixel_colors(self, surface: VisibleSurface, planes_tex: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """BHW3: the texture field where a surface is seen, `to_rgb`'s bias elsewhere."""
-        mlp = self.generator.texture_mlp(ws_tex_BLD)
-        w_rgb_BD = ws_tex_BLD[:, -1, : self.w_dim]
-        background_3 = self.to_rgb.bias.float()
-        if can_shade_tiles(planes_tex, mlp):
-            weight_B3C = self.to_rgb.point_weight(w_rgb_BD)
-            scale_3 = self.inverse_extent
-            return shade_tiles(
-                surface, planes_tex, mlp, weight_B3C, background_3, scale_3, self.mirror_symmetry
-            )
+    def _pixel_colors(self, surface: VisibleSurface, field: TextureField) -> Tensor:
+        """BHW3: the texture field where a surface is seen, the background elsewhere."""
+        if can_shade_tiles(field):
+            return shade_tiles(surface, field, self.inverse_extent, self.mirror_symmetry)
         covered = covered_points(surface)
         # All views of a shape ask its texture field together.
-        points_BP3 = covered.points_BP3.reshape(len(planes_tex), -1, 3)
-        colors_BP3 = self.point_colors(planes_tex, points_BP3, ws_tex_BLD).reshape(covered.points_BP3.shape)
+        points_BP3 = covered.points_BP3.reshape(len(field.planes_BCRR), -1, 3)
+        colors_BP3 = self.field_colors(field, points_BP3).reshape(covered.points_BP3.shape)
         covered_Q3 = colors_BP3[covered.image_Q, covered.slot_Q].float()
         images, height, width = surface.rast_BHW4.shape[:3]
-        rgb_P3 = background_3.expand(images * height * width, 3).index_put((covered.pixel_Q,), covered_Q3)
+        rgb_P3 = field.background_3.expand(images * height * width, 3)
+        rgb_P3 = rgb_P3.index_put((covered.pixel_Q,), covered_Q3)
         return rgb_P3.view(images, height, width, 3)
 
 
@@ -203,14 +228,24 @@ class Generator(nn.Module):
         rasterizer: Rasterizer,
         half_dtype: torch.dtype = torch.float32,
     ) -> GeneratorOutput:
-        """Views of every shape (see `Synthesis.render` for their order), with everything a training phase needs."""
+        """Views of every shape (see `Synthesis.render_field` for their order), with everything a phase needs."""
+        return self.image(self.fields(ws_geo_BLD, ws_tex_BLD, half_dtype), camera, rasterizer)
+
+    def fields(
+        self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
+    ) -> GeneratorFields:
+        """The networks: everything before the mesh, with sizes that do not depend on the shapes."""
         synthesis = self.synthesis
-        ws_tex_BLD = synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
-        planes_geo, planes_tex = synthesis.planes(ws_geo_BLD, ws_tex_BLD, half_dtype)
+        styles_tex_BLS = synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
+        planes_geo, planes_tex = synthesis.planes(ws_geo_BLD, styles_tex_BLS, half_dtype)
         geometry = synthesis.geometry(planes_geo, ws_geo_BLD)
-        surface = synthesis.extractor.surface(geometry)
-        render = synthesis.render(rasterizer, surface.meshes, camera, planes_tex, ws_tex_BLD)
-        return GeneratorOutput(render, geometry, surface)
+        return GeneratorFields(geometry, synthesis.texture_field(planes_tex, styles_tex_BLS))
+
+    def image(self, fields: GeneratorFields, camera: Camera, rasterizer: Rasterizer) -> GeneratorOutput:
+        """Mesh and views of every shape."""
+        surface = self.synthesis.extractor.surface(fields.geometry)
+        render = self.synthesis.render_field(rasterizer, surface.meshes, camera, fields.texture)
+        return GeneratorOutput(render, fields.geometry, surface)
 
 
 def initial_sdf(vertices_N3: Tensor, half_extents: tuple[float, float, float] | None) -> Tensor:

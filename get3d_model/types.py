@@ -196,6 +196,28 @@ class ExtractedSurface:
 
 
 @dataclass(frozen=True)
+class TextureField:
+    """A colour at every point of space, one field per shape.
+
+    planes_BCRR: B(3C)RR texture planes. layers: (modulated weight BOI, bias O) of the MLP that reads them, leaky ReLU
+    between. to_rgb_B3I, background_3: the modulated last map and its bias, which is also the background's colour.
+    """
+
+    planes_BCRR: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    to_rgb_B3I: Tensor
+    background_3: Tensor
+
+
+@dataclass(frozen=True)
+class GeneratorFields:
+    """What the networks make of a batch of latents, before any mesh."""
+
+    geometry: GeometryOutput
+    texture: TextureField
+
+
+@dataclass(frozen=True)
 class GeneratorOutput:
     """Everything a training phase needs from one pass of the generator."""
 

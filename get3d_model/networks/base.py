@@ -59,10 +59,6 @@ class GeneratorNetworks(Protocol):
         """Values at the grid vertices from what the grid lookup read in the geometry source."""
         ...
 
-    def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
-        """Texture features, BCP, from the texture planes' features."""
-        ...
-
     def texture_mlp(self, styles_tex_BLS: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The same map as layers: (modulated weight BOI, bias O), leaky ReLU between them."""
+        """The MLP from the planes' features to texture features: (modulated weight BOI, bias O) per layer."""
         ...

@@ -7,9 +7,13 @@ Shape legend: B batch, P points, C features, D w width, L layers (copies of w)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from get3d_model.networks.layers import ModulatedLinear
+from get3d_model.ops.activation import bias_leaky_relu
 
 
 class ModulatedMLP(nn.Module):
@@ -44,3 +48,14 @@ class ModulatedMLP(nn.Module):
         for layer, w_BD in zip(self.layers, ws_BLD.unbind(dim=1), strict=True):
             x_BCP = layer(x_BCP, w_BD)
         return x_BCP
+
+
+def run_layers(layers: Sequence[tuple[Tensor, Tensor]], x_BIP: Tensor) -> Tensor:
+    """The MLP given by `point_layers`: a leaky ReLU after every layer but the last; BOP."""
+    for index, (weight_BOI, bias_O) in enumerate(layers):
+        x_BIP = torch.bmm(weight_BOI.to(x_BIP.dtype), x_BIP)
+        if index < len(layers) - 1:
+            x_BIP = bias_leaky_relu(x_BIP, bias_O, channel_dim=1)
+        else:
+            x_BIP = x_BIP + bias_O.to(x_BIP.dtype)[:, None]
+    return x_BIP

@@ -139,11 +139,6 @@ class ToFeature(nn.Module):
         """The modulated weight, BOI."""
         return self.weight[None, :, :, 0, 0] * self.affine(w_BD, self.style_gain)[:, None, :]
 
-    def at_points(self, features_BIP: Tensor, w_BD: Tensor) -> Tensor:
-        """The same map on points instead of pixels; returns BOP."""
-        out_BOP = torch.bmm(self.point_weight(w_BD).to(features_BIP.dtype), features_BIP)
-        return out_BOP + self.bias.to(out_BOP.dtype)[:, None]
-
 
 class ModulatedLinear(nn.Module):
     """Modulated, demodulated fully connected layer over points."""

@@ -218,13 +218,8 @@ class SeparateGenerator:
         deform_BN3, weights_BQ21 = half.leave(deform_BN3, self.weight(features.cubes_BQC, ws, half))
         return RawGeometry(sdf_BN1.squeeze(2), deform_BN3, weights_BQ21 * WEIGHT_SCALE)
 
-    def texture_features(self, features_BCP: Tensor, styles_tex_BLS: Tensor) -> Tensor:
-        """Texture features, B(texture_features)P, from the planes' features."""
-        mlp_styles_BLS = styles_tex_BLS[:, self.texture.tri_plane_synthesis.num_ws :]
-        return self.texture.mlp_synthesis(features_BCP, mlp_styles_BLS)
-
     def texture_mlp(self, styles_tex_BLS: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The layers of `texture_features`: (modulated weight BOI, bias O)."""
+        """The MLP from the planes' features to texture features: (modulated weight BOI, bias O) per layer."""
         mlp_styles_BLS = styles_tex_BLS[:, self.texture.tri_plane_synthesis.num_ws :]
         return self.texture.mlp_synthesis.point_layers(mlp_styles_BLS)
 

@@ -104,10 +104,6 @@ class UnifiedTriPlaneGenerator(nn.Module):
             None if weight is None else weight(features_BCN, ws),
         )
 
-    def texture_features(self, features_BCP: Tensor, ws_tex_BLD: Tensor) -> Tensor:
-        """Texture features, B(texture_features)P, from the planes' features."""
-        return self.mlp_synthesis_tex(features_BCP, ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])
-
     def texture_mlp(self, ws_tex_BLD: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The layers of `texture_features`: (modulated weight BOI, bias O)."""
+        """The MLP from the planes' features to texture features: (modulated weight BOI, bias O) per layer."""
         return self.mlp_synthesis_tex.point_layers(ws_tex_BLD[:, self.tri_plane_synthesis.num_ws_tex :])

@@ -6,7 +6,7 @@ Source: ProGAN (Karras et al. 2018); ramp-up, StyleGAN2-ADA (Karras et al. 2020b
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_beta(batch_size: int, half_life_kimg: float, images_seen: int, rampup: float | None) -> float:
@@ -22,9 +22,16 @@ def ema_beta(batch_size: int, half_life_kimg: float, images_seen: int, rampup: f
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, module: nn.Module, beta: float) -> None:
-    """ema = lerp(module, ema, beta) for parameters; buffers (w_avg, noise) are copied."""
-    sources = list(module.parameters())
-    targets = list(ema.parameters())
-    torch._foreach_lerp_(targets, sources, 1.0 - beta)
-    for target, source in zip(ema.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
+    """ema = lerp(module, ema, beta) for parameters; stored buffers (w_avg, noise) are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1.0 - beta)
+    torch._foreach_copy_(stored_buffers(ema), stored_buffers(module))
+
+
+def stored_buffers(module: nn.Module) -> list[Tensor]:
+    """Buffers that are part of the state; the others (grids, tables) are the same in every copy."""
+    return [
+        buffer
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set
+    ]

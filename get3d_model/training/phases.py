@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,23 +28,45 @@ from get3d_model.losses.flexicubes import crossing_distance_deviation, mean_squa
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
-from get3d_model.types import GeneratorOutput
+from get3d_model.training.runner import EagerRunner, Report, Runner, Started
+from get3d_model.types import Camera, GeneratorFields, GeneratorOutput
 
-Report = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random in a batch of generated images, on the CPU: the same run on every device.
+
+    z_4SZ: geometry, texture, and the two that are mixed in. cut_2: the first layer of geometry and texture that
+    takes the mixed-in style; their number of layers where nothing is mixed. camera: of every image.
+    class_S: of a class-conditional model, else None.
+    """
+
+    z_4SZ: Tensor
+    cut_2: Tensor
+    camera: Camera
+    class_S: Tensor | None
+
+
+@dataclass(frozen=True)
+class Front:
+    """What the networks make of latents. w_geo_SD, w_tex_SD: before mixing."""
+
+    fields: GeneratorFields
+    w_geo_SD: Tensor
+    w_tex_SD: Tensor
 
 
 @dataclass(frozen=True)
 class FakeBatch:
     """Generated images and what they were made from; image b shows shape b // views_per_shape.
 
-    angles_B2: as the discriminators see them. w_geo_SD, w_tex_SD: before mixing. class_S, class_B: of a
-    class-conditional model, else None.
+    front: the networks' part; call its `backward` after differentiating the images. angles_B2: as the discriminators
+    see them. class_S, class_B: of a class-conditional model, else None.
     """
 
+    front: Started[Front]
     output: GeneratorOutput
     angles_B2: Tensor
-    w_geo_SD: Tensor
-    w_tex_SD: Tensor
     class_S: Tensor | None
     class_B: Tensor | None
 
@@ -58,6 +80,7 @@ class Phases:
     """The networks of a run and the objects chosen once from the configuration.
 
     class_share_K: how often generated shapes are of each class of a class-conditional model, on the CPU.
+    runner: how the parts with fixed shapes run.
     """
 
     generator: Generator
@@ -67,30 +90,41 @@ class Phases:
     config: TrainingConfig
     half_dtype: torch.dtype
     class_share_K: Tensor | None = None
+    runner: Runner = field(default_factory=EagerRunner)
 
     def generator_main(self, batch: int, random: torch.Generator) -> Report:
         """Gmain: non-saturating loss on both discriminators and the SDF regularisers."""
         fake = self.fake(batch, random)
         output = fake.output
-        with frozen(self.discriminator):
-            logits = self.discriminator(fake.rgba_B4HW, fake.angles_B2, self.half_dtype, fake.class_B)
-        rgb_loss = generator_logistic(logits[0]).mean()
-        mask_loss = generator_logistic(logits[1]).mean()
+        gradient_B4HW, report = self.runner.input_gradient(
+            "generator loss", self._generator_loss, (fake.rgba_B4HW.detach(), fake.angles_B2, fake.class_B)
+        )
         edges_E2 = self.generator.synthesis.extractor.grid.edges_E2
         sdf_loss = sdf_sign_cross_entropy(output.geometry.sdf_BN, edges_E2)
         empty_loss = output.geometry.empty_regulariser_B.mean()
         isosurface_loss, isosurface_report = self.isosurface_regularizers(output)
-        sdf_term = self.config.sdf_regularizer_weight * sdf_loss
-        (rgb_loss + mask_loss + sdf_term + empty_loss + isosurface_loss).backward()
+        regularizers = self.config.sdf_regularizer_weight * sdf_loss + empty_loss + isosurface_loss
+        torch.autograd.backward([fake.rgba_B4HW, regularizers], [gradient_B4HW, None])
+        fake.front.backward()
         return {
-            "loss/generator_rgb": rgb_loss.detach(),
-            "loss/generator_mask": mask_loss.detach(),
+            **report,
             "loss/sdf_regularizer": sdf_loss.detach(),
             "loss/empty_regularizer": empty_loss.detach(),
             **isosurface_report,
             "shapes/empty_fraction": output.geometry.empty_B.float().mean(),
             "shapes/triangles": torch.tensor(len(output.meshes.faces_F3) / len(output.meshes)),
         }
+
+    def _generator_loss(
+        self, rgba_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None
+    ) -> tuple[Tensor, Report]:
+        """What the discriminators say of generated images; for the images' gradient only."""
+        with frozen(self.discriminator):
+            logits = self.discriminator(rgba_B4HW, angles_B2, self.half_dtype, class_B)
+        rgb_loss = generator_logistic(logits[0]).mean()
+        mask_loss = generator_logistic(logits[1]).mean()
+        report = {"loss/generator_rgb": rgb_loss.detach(), "loss/generator_mask": mask_loss.detach()}
+        return rgb_loss + mask_loss, report
 
     def isosurface_regularizers(self, output: GeneratorOutput) -> tuple[Tensor | float, Report]:
         """(weighted sum, unweighted terms) of what the isosurface's own parameters need; DMTet has none."""
@@ -117,22 +151,37 @@ class Phases:
     ) -> Report:
         """Dmain: logistic loss on generated and real images, for both discriminators."""
         with torch.no_grad():
-            made = self.fake(len(real_B4HW), random)
-            self.generator.mapping_geo.update_w_avg(made.w_geo_SD, made.class_S)
-            self.generator.mapping.update_w_avg(made.w_tex_SD, made.class_S)
+            fake = self.fake(len(real_B4HW), random)
+            made = fake.front.outputs
+            self.generator.mapping_geo.update_w_avg(made.w_geo_SD, fake.class_S)
+            self.generator.mapping.update_w_avg(made.w_tex_SD, fake.class_S)
+        inputs = (
+            fake.rgba_B4HW, fake.angles_B2, fake.class_B, real_B4HW, self.condition(angles_B2), class_B
+        )  # fmt: skip
+        parameters = list(self.discriminator.parameters())
+        return self.runner.gradients("discriminator loss", self._discriminator_loss, inputs, parameters)
+
+    def _discriminator_loss(
+        self,
+        fake_B4HW: Tensor,
+        fake_angles_B2: Tensor,
+        fake_class_B: Tensor | None,
+        real_B4HW: Tensor,
+        real_angles_B2: Tensor,
+        real_class_B: Tensor | None,
+    ) -> tuple[Tensor, Report]:
         # Generated and real images share the passes through the layers.
         logits = self.discriminator(
-            torch.cat([made.rgba_B4HW, real_B4HW]),
-            torch.cat([made.angles_B2, self.condition(angles_B2)]),
+            torch.cat([fake_B4HW, real_B4HW]),
+            torch.cat([fake_angles_B2, real_angles_B2]),
             self.half_dtype,
-            None if class_B is None else torch.cat([made.class_B, class_B]),
+            None if real_class_B is None else torch.cat([fake_class_B, real_class_B]),
             batches=2,
         )
         fake, real = zip(*(item.chunk(2) for item in logits), strict=True)
         fake_loss = sum(discriminator_logistic_fake(item).mean() for item in fake)
         real_loss = sum(discriminator_logistic_real(item).mean() for item in real)
-        (fake_loss + real_loss).backward()
-        return {
+        return fake_loss + real_loss, {
             "loss/discriminator_fake": fake_loss.detach(),
             "loss/discriminator_real": real_loss.detach(),
             "signs/real_rgb": real[0].detach().sign().mean(),
@@ -143,29 +192,58 @@ class Phases:
 
     def discriminator_r1(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None = None) -> Report:
         """Dreg: lazy R1 on both discriminators, scaled by the interval."""
+        inputs = (real_B4HW, self.condition(angles_B2), class_B)
+        return self.runner.gradients("R1", self._r1_loss, inputs, list(self.discriminator.parameters()))
+
+    def _r1_loss(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None) -> tuple[Tensor, Report]:
         images = real_B4HW.detach().requires_grad_(True)
-        logits = self.discriminator(images, self.condition(angles_B2), self.half_dtype, class_B)
+        logits = self.discriminator(images, angles_B2, self.half_dtype, class_B)
         penalty = r1_penalty(logits, images).mean()
-        (penalty * (self.config.r1_gamma / 2 * self.config.r1_interval)).backward()
-        return {"loss/r1": penalty.detach()}
+        return penalty * (self.config.r1_gamma / 2 * self.config.r1_interval), {"loss/r1": penalty.detach()}
 
     def fake(self, batch: int, random: torch.Generator) -> FakeBatch:
         """`batch` generated images, `views_per_shape` of each shape."""
         generator, views = self.generator, self.config.views_per_shape
         device = generator.mapping.w_avg.device
-        # Drawn on the CPU: the same run on every device.
-        z_2SZ = torch.randn(2, batch // views, generator.z_dim, generator=random).to(device)
-        class_S = self._classes(batch // views, random)
-        class_S = None if class_S is None else class_S.to(device)
-        ws_geo, ws_tex = generator.map(z_2SZ[0], z_2SZ[1], class_B=class_S)
-        w_geo_SD, w_tex_SD = ws_geo[:, 0], ws_tex[:, 0]
-        ws_geo = self._mix(ws_geo, generator.mapping_geo, random, class_S)
-        ws_tex = self._mix(ws_tex, generator.mapping, random, class_S)
-        camera = self.cameras.sample(batch, random)
-        output = generator(ws_geo, ws_tex, camera, self.rasterizer, self.half_dtype)
+        draws = self.draw(batch, random)
+        class_S = None if draws.class_S is None else to_device(draws.class_S, device)
+        front = self.runner.start(
+            "front",
+            self._front,
+            (to_device(draws.z_4SZ, device), to_device(draws.cut_2, device), class_S),
+            list(generator.parameters()),
+        )
+        output = generator.image(front.outputs.fields, draws.camera, self.rasterizer)
         class_B = None if class_S is None else class_S.repeat_interleave(views, output_size=batch)
-        angles_B2 = self.condition(camera.angles_B2.to(device))
-        return FakeBatch(output, angles_B2, w_geo_SD, w_tex_SD, class_S, class_B)
+        angles_B2 = self.condition(to_device(draws.camera.angles_B2, device))
+        return FakeBatch(front, output, angles_B2, class_S, class_B)
+
+    def draw(self, batch: int, random: torch.Generator) -> Draws:
+        """The random numbers of a batch; with and without mixing the same ones."""
+        shapes, z_dim = batch // self.config.views_per_shape, self.generator.z_dim
+        z_2SZ = torch.randn(2, shapes, z_dim, generator=random)
+        class_S = self._classes(shapes, random)
+        cuts, others = [], []
+        for layers in (self.generator.num_ws_geo, self.generator.num_ws_tex):
+            cut = int(torch.randint(1, layers, (), generator=random)) if layers > 1 else layers
+            mixes = float(torch.rand((), generator=random)) < self.config.style_mixing_probability
+            others.append(torch.randn(shapes, z_dim, generator=random))
+            cuts.append(cut if mixes else layers)
+        return Draws(
+            torch.cat([z_2SZ, torch.stack(others)]),
+            torch.tensor(cuts),
+            self.cameras.sample(batch, random),
+            class_S,
+        )
+
+    def _front(self, z_4SZ: Tensor, cut_2: Tensor, class_S: Tensor | None) -> Front:
+        generator = self.generator
+        ws_geo, ws_tex = generator.map(z_4SZ[0], z_4SZ[1], class_B=class_S)
+        other_geo, other_tex = generator.map(z_4SZ[2], z_4SZ[3], class_B=class_S)
+        fields = generator.fields(
+            mix_styles(ws_geo, other_geo, cut_2[0]), mix_styles(ws_tex, other_tex, cut_2[1]), self.half_dtype
+        )
+        return Front(fields, ws_geo[:, 0], ws_tex[:, 0])
 
     def _classes(self, shapes: int, random: torch.Generator) -> Tensor | None:
         """Classes as frequent as those of the real images, on the CPU; None for a model without."""
@@ -173,22 +251,22 @@ class Phases:
             return None
         return torch.multinomial(self.class_share_K, shapes, replacement=True, generator=random)
 
-    def _mix(
-        self, ws_BLD: Tensor, mapping: nn.Module, random: torch.Generator, class_B: Tensor | None = None
-    ) -> Tensor:
-        """Style mixing: from a random layer on, with the configured probability, another w of the same class."""
-        layers = ws_BLD.shape[1]
-        cut = int(torch.randint(1, layers, (), generator=random)) if layers > 1 else layers
-        mixes = float(torch.rand((), generator=random)) < self.config.style_mixing_probability
-        z_BZ = torch.randn(len(ws_BLD), self.generator.z_dim, generator=random)
-        if not mixes or cut == layers:
-            return ws_BLD
-        other_BD = mapping(z_BZ.to(ws_BLD.device), class_B=class_B)
-        return torch.cat([ws_BLD[:, :cut], other_BD[:, None].expand(-1, layers - cut, -1)], dim=1)
-
     def condition(self, angles_B2: Tensor) -> Tensor:
         """Camera angles as the discriminators see them (constant when conditioning is off)."""
         return angles_B2 if self.config.camera_conditioning else torch.zeros_like(angles_B2)
+
+
+def mix_styles(ws_SLD: Tensor, other_SLD: Tensor, cut: Tensor) -> Tensor:
+    """Style mixing (Karras et al. 2019, section 3.1): the other ws from layer `cut` on."""
+    layer_L1 = torch.arange(ws_SLD.shape[1], device=ws_SLD.device)[:, None]
+    return torch.where(layer_L1 < cut, ws_SLD, other_SLD)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that the host does not wait for."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from get3d_model.training.checkpoint import TrainedModules
 from get3d_model.training.distributed import World
 from get3d_model.training.ema import ema_beta, update_ema
 from get3d_model.training.gradients import GradientFigures, average_gradients
-from get3d_model.training.phases import Phases, Report
+from get3d_model.training.phases import Phases
+from get3d_model.training.runner import EagerRunner, Report, Runner
 
 
 @dataclass(frozen=True)
@@ -118,23 +119,40 @@ def build_training_step(
         world.broadcast(module)
     # Lazy regularisation: Adam sees interval + 1 gradients per interval (StyleGAN2, appendix B).
     ratio = training.r1_interval / (training.r1_interval + 1)
+    fused = True if device.type == "cuda" else None
     modules = TrainedModules(
         generator,
         copy.deepcopy(generator).eval().requires_grad_(False),
         discriminator,
-        torch.optim.Adam(generator.parameters(), lr=training.generator_lr, betas=(0.0, 0.99), eps=1e-8),
+        torch.optim.Adam(
+            generator.parameters(), lr=training.generator_lr, betas=(0.0, 0.99), eps=1e-8, fused=fused
+        ),
         torch.optim.Adam(
             discriminator.parameters(),
             lr=training.discriminator_lr * ratio,
             betas=(0.0, 0.99**ratio),
             eps=1e-8,
+            fused=fused,
         ),
     )
     half_dtype = torch.bfloat16 if device.type == "cuda" and half_blocks else torch.float32
+    if device.type == "cuda":
+        # Shapes never change, so the fastest algorithm of every convolution is worth a search.
+        torch.backends.cudnn.benchmark = True
     phases = Phases(
-        generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K
-    )
+        generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
+        make_runner(device),
+    )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
+
+
+def make_runner(device: torch.device) -> Runner:
+    """Recorded graphs on CUDA, where launching kernels one by one is what takes the time."""
+    if device.type != "cuda":
+        return EagerRunner()
+    from get3d_model.training.cuda_graphs import GraphRunner
+
+    return GraphRunner()
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -16,6 +16,8 @@ from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.losses.adversarial import image_gradient
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import MINIBATCH_STD_GROUP, Discriminator, encode_camera
+from get3d_model.networks.fields import run_layers
+from get3d_model.ops.triplane import sample_triplanes
 from get3d_model.types import ExtractedSurface
 from tests.parity.matching import match_vertices
 from tests.parity.weights import load_reference_weights, seeded_normal, seeded_uniform
@@ -143,8 +145,10 @@ def generator_case(case: dict[str, Any], expected: Arrays, name: str) -> Arrays:
     points = torch.from_numpy(
         seeded_uniform(salt, f"input:{name}pts", -0.5, 0.5, (*expected["tex_feat"].shape[:2], 3))
     )
-    result["tex_feat"] = synthesis.texture_features(planes_tex, points, ws_tex).transpose(1, 2).numpy()
-    rgb = synthesis.point_colors(planes_tex, points, ws_tex)
+    field = synthesis.texture_field(planes_tex, ws_tex)
+    features = sample_triplanes(planes_tex, points / synthesis.extractor.grid.extent)
+    result["tex_feat"] = run_layers(field.layers, features).transpose(1, 2).numpy()
+    rgb = synthesis.field_colors(field, points)
     result["rgb"] = rgb.transpose(1, 2).reshape(expected["rgb"].shape).numpy()
     return result
 

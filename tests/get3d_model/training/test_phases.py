@@ -14,7 +14,7 @@ from get3d_model.config import TrainingConfig
 from get3d_model.generator import build_generator
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.cpu import CpuRasterizer
-from get3d_model.training.phases import Phases
+from get3d_model.training.phases import Phases, mix_styles
 from tests.serving.tiny import MODEL
 
 BATCH = 4
@@ -80,8 +80,10 @@ def test_the_silhouette_shapes_and_the_colour_paints(
     channels: slice, reached: tuple[str, ...], untouched: tuple[str, ...], phases: Phases
 ) -> None:
     """A random target, so that no derivative vanishes by symmetry."""
-    image = phases.fake(BATCH, random()).rgba_B4HW[:, channels]
+    fake = phases.fake(BATCH, random())
+    image = fake.rgba_B4HW[:, channels]
     (image * torch.randn(image.shape, generator=random(1))).sum().backward()
+    fake.front.backward()
     missing = without_gradient(phases.generator)
     names = [name for name, _ in phases.generator.named_parameters()]
     for part in reached:
@@ -141,29 +143,25 @@ def test_r1_against_a_finite_difference() -> None:
 
 
 def test_style_mixing_changes_only_layers_after_the_cut() -> None:
+    ws, other = torch.randn(2, BATCH, 9, MODEL.w_dim)
+    for cut in (1, 5, 9):
+        mixed = mix_styles(ws, other, torch.tensor(cut))
+        assert torch.equal(mixed[:, :cut], ws[:, :cut]) and torch.equal(mixed[:, cut:], other[:, cut:])
+
+
+def test_the_first_layer_is_never_replaced_and_every_other_one_may_be_the_cut() -> None:
     phases = make_phases(style_mixing_probability=1.0)
-    mapping = phases.generator.mapping_geo
-    ws = torch.randn(BATCH, 1, MODEL.w_dim).expand(-1, 9, -1)
-    cuts = set()
-    for seed in range(60):
-        with torch.no_grad():
-            mixed = phases._mix(ws, mapping, random(seed))
-        changed_L = (mixed != ws).any(dim=2).any(dim=0)
-        cut = int(changed_L.float().argmax())
-        assert not changed_L[:cut].any() and changed_L[cut:].all()
-        assert torch.equal(mixed[:, cut:], mixed[:, cut : cut + 1].expand(-1, 9 - cut, -1))
-        cuts.add(cut)
-    assert cuts == set(range(1, 9)), "the first layer is never replaced, every other one may be the cut"
+    cuts = torch.stack([phases.draw(2, random(seed)).cut_2 for seed in range(200)])
+    generator = phases.generator
+    for column, layers in zip(cuts.T, (generator.num_ws_geo, generator.num_ws_tex), strict=True):
+        assert set(column.tolist()) == set(range(1, layers))
 
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 60, 140), (1.0, 200, 200)])
 def test_how_often_styles_are_mixed(probability: float, low: int, high: int) -> None:
     phases = make_phases(style_mixing_probability=probability)
-    ws = torch.zeros(1, 5, MODEL.w_dim)
-    with torch.no_grad():
-        mixed = sum(
-            not torch.equal(phases._mix(ws, phases.generator.mapping, random(s)), ws) for s in range(200)
-        )
+    layers = phases.generator.num_ws_geo
+    mixed = sum(int(phases.draw(1, random(seed)).cut_2[0]) < layers for seed in range(200))
     assert low <= mixed <= high
 
 
@@ -184,10 +182,12 @@ def test_several_views_per_shape() -> None:
     phases = make_phases(views_per_shape=2, batch_size=4)
     fake = phases.fake(4, random(2))
     assert fake.rgba_B4HW.shape == (4, 4, 16, 16) and fake.angles_B2.shape == (4, 2)
-    assert len(fake.w_geo_SD) == len(fake.output.meshes) == len(fake.output.geometry.sdf_BN) == 2
+    assert (
+        len(fake.front.outputs.w_geo_SD) == len(fake.output.meshes) == len(fake.output.geometry.sdf_BN) == 2
+    )
     assert len(torch.unique(fake.angles_B2, dim=0)) == 4
     z_2SZ = torch.randn(2, 2, MODEL.z_dim, generator=random(2))
-    assert torch.equal(fake.w_geo_SD, phases.generator.mapping_geo(z_2SZ[0]))
+    assert torch.equal(fake.front.outputs.w_geo_SD, phases.generator.mapping_geo(z_2SZ[0]))
     phases.generator_main(4, random())
     assert without_gradient(phases.generator) == []
     phases.discriminator_main(REAL_B4HW, ANGLES_B2, random())
