@@ -71,7 +71,7 @@ class TetrahedralGrid(nn.Module):
         ):
             # What can be rebuilt is never part of a checkpoint.
             persistent = stored and name in ("vertices_N3", "tets_T4")
-            self.register_buffer(name, torch.as_tensor(array).to(dtype), persistent=persistent)
+            self.register_buffer(name, torch.as_tensor(array).to(dtype).contiguous(), persistent=persistent)
 
     @property
     def extent(self) -> Tensor:

@@ -3,7 +3,8 @@
 Source: Shen et al. 2021, "Deep Marching Tetrahedra" (DMTet), section 3.1.3; Doi & Koide 1991.
 
 Which edges a surface crosses depends on the grid's fixed edge list, so a vertex's index is a running count over
-(shape, edge): there is no search for duplicates and no loop over shapes.
+(shape, edge): there is no search for duplicates and no loop over shapes. On a GPU, kernels do the same with one
+wait for the sizes; what follows here defines them.
 
 Shape legend: B batch, N grid vertices, E grid edges, T tetrahedra, V F packed mesh vertices and faces
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.isosurface.grid import TetrahedralGrid, triangle_table
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.types import ExtractedSurface, GeometryOutput, PackedMeshes
 
 
@@ -36,8 +38,25 @@ class MarchingTetrahedra(nn.Module):
 
     def forward(self, sdf_BN: Tensor, deform_BN3: Tensor) -> PackedMeshes:
         """sdf_BN, deform_BN3 (world units) -> packed meshes. A shape of one sign gives an empty mesh."""
+        if is_fused(sdf_BN) and sdf_BN.dtype == torch.float32:
+            vertices_V3, faces_F3, counts_2B = self._fused(sdf_BN, deform_BN3)
+        else:
+            vertices_V3, faces_F3, counts_2B = self._composed(sdf_BN, deform_BN3)
+        ranges_2B2 = torch.stack([counts_2B.cumsum(dim=1) - counts_2B, counts_2B], dim=-1).to(torch.int32)
+        return PackedMeshes(vertices_V3, faces_F3, ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous())
+
+    def _fused(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from get3d_model.ops.fused.marching_tets import TetTables, marching_tetrahedra
+
+        grid = self.grid
+        tables = TetTables(
+            grid.vertices_N3, grid.edges_E2, grid.tets_T4, grid.tet_edges_T6, self.triangle_edges
+        )
+        return marching_tetrahedra(sdf_BN, deform_BN3, tables)
+
+    def _composed(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(vertices_V3, faces_F3, vertices and faces of each shape, on the CPU)."""
         batch, num_edges = sdf_BN.shape[0], self.grid.edges_E2.shape[0]
-        device = sdf_BN.device
         edge_a, edge_b = self.grid.edges_E2.unbind(dim=1)
         with torch.no_grad():
             inside_BN = sdf_BN > 0
@@ -48,11 +67,7 @@ class MarchingTetrahedra(nn.Module):
             faces_F3, face_counts_B = self._faces(inside_BN, vertex_of)
         vertices_V3 = self._vertices(sdf_BN, deform_BN3, shape_V, edge_a[edge_V], edge_b[edge_V])
         counts_2B = torch.stack([vertex_counts_B, face_counts_B]).cpu()
-        firsts_2B = counts_2B.cumsum(dim=1) - counts_2B
-        ranges_2B2 = torch.stack([firsts_2B, counts_2B], dim=-1).to(torch.int32)
-        return PackedMeshes(
-            vertices_V3, faces_F3.to(device), ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous()
-        )
+        return vertices_V3, faces_F3, counts_2B
 
     def _vertices(
         self, sdf_BN: Tensor, deform_BN3: Tensor, shape_V: Tensor, a_V: Tensor, b_V: Tensor

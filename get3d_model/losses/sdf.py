@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from get3d_model.ops.dispatch import is_fused
+
 
 def sdf_sign_cross_entropy(sdf_BN: Tensor, edges_E2: Tensor) -> Tensor:
     """Binary cross entropy between the SDF values of grid edges whose ends differ in sign, both directions.
@@ -18,6 +20,10 @@ def sdf_sign_cross_entropy(sdf_BN: Tensor, edges_E2: Tensor) -> Tensor:
     Each end's value is a logit for the sign of the other end; mean over the crossed edges of the whole batch,
     summed over the two directions. Zero when no edge is crossed.
     """
+    if is_fused(sdf_BN) and sdf_BN.dtype == torch.float32:
+        from get3d_model.ops.fused.sign_entropy import SignCrossEntropy
+
+        return SignCrossEntropy.apply(sdf_BN, edges_E2)
     a_BE = sdf_BN.index_select(1, edges_E2[:, 0])
     b_BE = sdf_BN.index_select(1, edges_E2[:, 1])
     # A value of exactly zero differs from either sign, as in the published implementation.
