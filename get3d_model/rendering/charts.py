@@ -26,12 +26,13 @@ from get3d_model.types import Mesh
 # texels are stretched by the inverse. The axis nearest to a normal has a cosine of at least 0.577.
 MIN_COSINE = 0.3
 SMOOTHING_STEPS = 2
+STRAIGHTENING_STEPS = 4
 # A chart below this share of the surface, or of fewer faces, joins a neighbour where it can.
 SMALL_AREA = 1.0 / 1500.0
 SMALL_FACES = 6
 # Charts are cut into pieces no wider than this share of the side of a square of the whole projected area, as
 # long as that is some triangles wide: the cuts run along edges, and ragged borders do not pack.
-CUT_WIDTH = 0.4
+CUT_WIDTH = 0.35
 MIN_CUT_TRIANGLES = 5.0
 
 
@@ -63,8 +64,10 @@ def cut_charts(mesh: Mesh) -> Charts:
     label_F = np.zeros(faces, np.int32)
     _label_kernel(vertices_V3, faces_F3, normals_F3, label_F)
     key_F, chart_F = label_F.astype(np.int64), np.empty(faces, np.int32)
+    _straighten_kernel(rings_E, normals_F3, key_F, label_F)
     _merge_small_kernel(vertices_V3, faces_F3, rings_E, normals_F3, key_F, label_F, chart_F)
     _cut_kernel(vertices_V3, faces_F3, normals_F3, label_F, chart_F, key_F)
+    _straighten_kernel(rings_E, normals_F3, key_F, label_F)
     _merge_small_kernel(vertices_V3, faces_F3, rings_E, normals_F3, key_F, label_F, chart_F)
     plane_E2 = np.empty((3 * faces, 2))
     _project_kernel(vertices_V3, faces_F3, label_F, plane_E2)
@@ -127,6 +130,28 @@ def _label_kernel(vertices_V3, faces_F3, normals_F3, label_F):
         if not _cosine_ok(normals_F3, face, label):
             label = _nearest_axis(normals_F3[face, 0], normals_F3[face, 1], normals_F3[face, 2])
         label_F[face] = label
+
+
+@kernel
+def _straighten_kernel(rings_E, normals_F3, key_F, label_F):
+    """Faces with two neighbours of one other key take that key, and the label that goes with it: teeth along
+    borders go. Every such step shortens the borders, so it ends."""
+    for _ in range(STRAIGHTENING_STEPS):
+        changed = 0
+        for face in range(len(key_F)):
+            a = rings_E[3 * face] // 3
+            b = rings_E[3 * face + 1] // 3
+            c = rings_E[3 * face + 2] // 3
+            other = b if key_F[b] == key_F[c] else a
+            if (
+                key_F[other] != key_F[face]
+                and (key_F[a] == key_F[b] or key_F[a] == key_F[c] or key_F[b] == key_F[c])
+                and _cosine_ok(normals_F3, face, label_F[other])
+            ):
+                key_F[face], label_F[face] = key_F[other], label_F[other]
+                changed += 1
+        if changed == 0:
+            break
 
 
 @kernel

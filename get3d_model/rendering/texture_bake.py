@@ -8,7 +8,7 @@ Shape legend: T needed texels
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ class PendingBake:
 def started_bakes(
     atlas: UvAtlas, jobs: Sequence[BakeJob], device: torch.device, threads: int
 ) -> Iterator[list[PendingBake]]:
-    """Unwraps the meshes of all jobs on `threads` threads, while the caller finishes one after the other.
+    """Unwraps the meshes of all jobs on `threads` threads; with a GPU, while the caller finishes one after the other.
 
     Fields are asked on `device`. A mesh depends neither on the other jobs nor on the threads; an empty one gets a
     white texture. At the end of the context what nobody finished is dropped.
@@ -74,7 +74,11 @@ def started_bakes(
 
     pool = ThreadPoolExecutor(max(1, min(threads, len(jobs))), "bake")
     try:
-        yield [PendingBake(job, device, pool.submit(prepare, job)) for job in jobs]
+        bakes = [PendingBake(job, device, pool.submit(prepare, job)) for job in jobs]
+        if device.type == "cpu":
+            # The field wants all cores too, and its threads would wait for one another at every step.
+            wait([bake.prepared for bake in bakes])
+        yield bakes
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -19,6 +19,8 @@ from tests.get3d_model.rendering import atlas_shapes as shapes
 
 ATLASES = {"fast": GridAtlas(), "xatlas": XatlasAtlas()}
 CPU = torch.device("cpu")
+# Well above 35 dB, which even black seams reach, as they are thin.
+SEAMLESS_DB = 45.0
 
 
 def field(points_T3: torch.Tensor) -> torch.Tensor:
@@ -71,12 +73,12 @@ def psnr_of_renders(mesh: TexturedMesh, views: int, size: int) -> float:
 
 
 def test_no_seams_in_renders(baked: TexturedMesh) -> None:
-    assert psnr_of_renders(baked, 6, 256) > 35.0
+    assert psnr_of_renders(baked, 6, 256) > SEAMLESS_DB
 
 
 @pytest.mark.parametrize("shape", [shapes.sphere, shapes.torus, shapes.crumbs])
 def test_no_seams_in_renders_of_other_shapes(shape) -> None:
-    assert psnr_of_renders(bake(ATLASES["fast"], shape(), 1024), 4, 192) > 35.0
+    assert psnr_of_renders(bake(ATLASES["fast"], shape(), 1024), 4, 192) > SEAMLESS_DB
 
 
 def test_the_check_sees_seams() -> None:
@@ -85,7 +87,7 @@ def test_the_check_sees_seams() -> None:
     texture = mesh.texture_HW3.copy()
     texture[shapes.coverage(mesh.uvs_V2, mesh.faces_F3, 1024)[::-1] == 0] = 0
     torn = TexturedMesh(mesh.vertices_V3, mesh.faces_F3, mesh.uvs_V2, texture)
-    assert psnr_of_renders(torn, 2, 256) < 32.0
+    assert psnr_of_renders(torn, 2, 256) < SEAMLESS_DB - 5.0
 
 
 def test_every_texel_that_a_lookup_reads_is_asked_for() -> None:
