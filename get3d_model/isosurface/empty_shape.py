@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from get3d_model.isosurface.base import IsosurfaceGrid
+from get3d_model.ops.dispatch import is_fused
 
 
 def repair_empty_shapes(
@@ -24,14 +25,17 @@ def repair_empty_shapes(
     For an empty shape the centre vertex is set to +1 and the boundary to -1, SDF and deformation are detached,
     and the regulariser is mean |sdf| (with its gradient); all else passes through untouched.
     """
+    if is_fused(sdf_BN) and sdf_BN.dtype == deform_BN3.dtype == torch.float32:
+        from get3d_model.ops.fused.empty_shape import RepairEmptyShapes
+
+        tables = (grid.sign_tested_N, grid.boundary_N, grid.center_index)
+        return RepairEmptyShapes.apply(sdf_BN, deform_BN3, *tables)
     # A value of exactly zero counts for neither sign: the extractors do not agree on its side.
     positive_B = ((sdf_BN > 0) & grid.sign_tested_N).any(dim=1)
     negative_B = ((sdf_BN < 0) & grid.sign_tested_N).any(dim=1)
     empty_B = ~(positive_B & negative_B)
-    forced_N = torch.zeros_like(sdf_BN[0])
-    forced_N = torch.where(grid.boundary_N, -torch.ones_like(forced_N), forced_N)
-    forced_N = forced_N.index_fill(0, grid.center_index.reshape(1), 1.0)
-    repaired_BN = torch.where(forced_N != 0, forced_N, sdf_BN.detach())
+    repaired_BN = torch.where(grid.boundary_N, -1.0, sdf_BN.detach())
+    repaired_BN = repaired_BN.index_fill(1, grid.center_index.reshape(1), 1.0)
     regulariser_B = torch.where(empty_B, sdf_BN.abs().mean(dim=1), sdf_BN.new_zeros(()))
     sdf_BN = torch.where(empty_B[:, None], repaired_BN, sdf_BN)
     deform_BN3 = torch.where(empty_B[:, None, None], deform_BN3.detach(), deform_BN3)
