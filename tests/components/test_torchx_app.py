@@ -33,7 +33,8 @@ def test_the_application_describes_every_node() -> None:
 @pytest.mark.slow
 def test_it_trains_on_two_processes(tiny_data: Path, tmp_path: Path) -> None:
     params, out = write_params(tmp_path / "params.yaml", tiny_config(2)), tmp_path / "out"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [
             sys.executable, "-m", "torchx.cli.main", "run", "--scheduler", "local_cwd", f"{APPLICATION}:train",

@@ -21,9 +21,10 @@ from tests.get3d_model.training.tiny import tiny_config
 
 def gradients(world: World) -> None:
     """The mean over ranks, then the replacements: a NaN on one rank is one replaced value on all."""
-    first, second = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (3,)))
-    first.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (world.rank + 1)
-    second.grad = torch.tensor([1.0, torch.nan if world.rank else 1.0, torch.inf])
+    device = world.device
+    first, second = (torch.nn.Parameter(torch.zeros(shape, device=device)) for shape in ((2, 2), (3,)))
+    first.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device) * (world.rank + 1)
+    second.grad = torch.tensor([1.0, torch.nan if world.rank else 1.0, torch.inf], device=device)
     figures = average_gradients([first, second], world)
     assert first.grad.tolist() == [[1.5, 3.0], [4.5, 6.0]]
     assert second.grad.tolist() == [1.0, 0.0, 1e5]
@@ -37,13 +38,13 @@ def weights(world: World) -> None:
     seen = []
     for index in range(2):
         random = torch.Generator().manual_seed(10 * world.rank + index)
-        image = torch.rand(2, 4, 16, 16, generator=random)
-        seen.append(step.step(image, torch.ones(2, 2), index))
+        image = torch.rand(2, 4, 16, 16, generator=random).to(world.device)
+        seen.append(step.step(image, torch.ones(2, 2, device=world.device), index))
     mapping = step.modules.generator.mapping
-    each = world.gather(mapping.w_avg.clone(), "the test")
+    each = world.gather(mapping.w_avg.cpu(), "the test")
     assert not torch.equal(each[0], each[1]), "every rank draws latents of its own"
     step.synchronise()
-    torch.testing.assert_close(mapping.w_avg, (each[0] + each[1]) / 2)
+    torch.testing.assert_close(mapping.w_avg.cpu(), (each[0] + each[1]) / 2)
     assert torch.equal(mapping.w_avg, step.modules.generator_ema.mapping.w_avg)
     world.check_same_weights({**modules, "moving average": step.modules.generator_ema})
 

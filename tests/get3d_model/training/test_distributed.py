@@ -26,13 +26,15 @@ from tests.get3d_model.training.tiny import (
 )
 
 
-def launch(command: list[str], ranks: Sequence[int] = (0, 1)) -> list[subprocess.Popen[str]]:
+def launch(
+    command: list[str], ranks: Sequence[int] = (0, 1), **environment: str
+) -> list[subprocess.Popen[str]]:
     """What torchrun does: two processes that know each other's address. ranks: those that start."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start(command, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in ranks]
+    return [start(command, RANK=str(rank), LOCAL_RANK=str(rank), **shared, **environment) for rank in ranks]
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:

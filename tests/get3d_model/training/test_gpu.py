@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from get3d_model.training.distributed import World, fingerprint
 from get3d_model.training.gradients import average_gradients
 from get3d_model.training.sink import JsonLinesSink
 from get3d_model.training.trainer import Trainer
-from tests.get3d_model.training.tiny import tiny_config
+from tests.get3d_model.training.test_distributed import finish, launch
+from tests.get3d_model.training.tiny import tiny_config, write_params
 
 STEPS, KILLED_AFTER = 12, 6
 
@@ -76,3 +79,19 @@ def test_gradients_are_averaged_without_waiting_for_the_device() -> None:
     assert int(figures.replaced) == 1
     assert float(figures.norm) == pytest.approx(2.0 * (64 * 27 + 63 + 35) ** 0.5, rel=1e-5)
     assert parameters[1].grad[3] == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("script", ["collectives", "two_ranks"])
+def test_two_gpus_over_nccl(script: str, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nvdiffrast")
+    command = [sys.executable, "-m", f"tests.get3d_model.training.{script}"]
+    if script == "two_ranks":
+        command += [
+            str(write_params(tmp_path / "p.yaml", tiny_config(3))),
+            str(tiny_data),
+            str(tmp_path / "out"),
+        ]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1")
+    for code, _, errors in finish(launch(command, CUDA_VISIBLE_DEVICES=devices)):
+        assert code == 0, errors

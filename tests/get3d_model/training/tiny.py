@@ -64,10 +64,10 @@ def train_command(params: Path, data: Path, out: Path) -> list[str]:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    """One thread, so that several processes do not wait for each other's threads."""
+    """One thread, so that several processes do not wait for each other's threads; on the CPU unless told otherwise."""
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
     )  # fmt: skip
 
 
