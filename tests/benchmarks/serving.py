@@ -2,8 +2,8 @@
 
 The real Triton server on this machine, asked over gRPC for textured GLBs of an untrained model of the given
 configuration: latency of a lone client, and meshes per second with 8 requests under way (which the server
-batches) against one. What to expect: texturing is done mesh by mesh and takes most of the time on a CPU (two
-thirds of it UV unwrapping on one core), so batching can save little more than the networks' share.
+batches) against one. What to expect: the networks' share of a lone
+request is shared by a batch, whose meshes are unwrapped on all cores; asking the field takes all cores anyway.
 `load_1min` tells whether the machine was busy with something else.
 """
 
