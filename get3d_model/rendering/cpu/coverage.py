@@ -31,6 +31,9 @@ BOUNDS_MARGIN = 1e-7
 # Fragments are kept for -1 <= z/w <= 1, with room for float32 rounding of vertices placed on a plane.
 DEPTH_LIMIT = 1.0 + 1e-6
 MIN_W = 1e-12
+# The backward pass adds this to |e_0 + e_1 + e_2|, which bounds the gradient of triangles seen edge-on. nvdiffrast
+# does so too; the size was fitted to its gradients (tests/get3d_model/rendering/test_nvdiffrast_agreement.py).
+GRADIENT_AREA = 1e-6
 
 
 @kernel
@@ -213,7 +216,8 @@ def rasterize_backward_kernel(
                 e0 = x * (y1 * w2 - y2 * w1) + y * (w1 * x2 - w2 * x1) + (x1 * y2 - x2 * y1)
                 e1 = x * (y2 * w0 - y0 * w2) + y * (w2 * x0 - w0 * x2) + (x2 * y0 - x0 * y2)
                 e2 = x * (y0 * w1 - y1 * w0) + y * (w0 * x1 - w1 * x0) + (x0 * y1 - x1 * y0)
-                inverse_sum = 1.0 / (e0 + e1 + e2)
+                sum_e = e0 + e1 + e2
+                inverse_sum = 1.0 / (sum_e + (GRADIENT_AREA if sum_e > 0.0 else -GRADIENT_AREA))
                 # u = e_0 / sum, v = e_1 / sum
                 common = (grad_u * e0 + grad_v * e1) * inverse_sum
                 g0 = (grad_u - common) * inverse_sum

@@ -10,6 +10,11 @@ edge lies alpha beyond the border of the two pixels, so
 which for an edge along the pixel border is exact box-filter coverage. Edges steeper than 45 degrees are
 handled by horizontal pairs, the others by vertical pairs; using both would count a moving edge twice.
 
+Three rules are nvdiffrast's, as tests/get3d_model/rendering/test_nvdiffrast_agreement.py measures them. Its
+rast buffer is drawn with vertices rounded to 1/16 pixel, so an edge may lie a little beyond either centre: alpha
+is then clamped to 1/2, and does not move with the edge. A triangle with a vertex behind the camera has no
+silhouette. The gradient is damped where an edge is not much longer than GRADIENT_PX.
+
 The paper looks at the edges of the nearer triangle only, and so misses silhouettes when triangles are smaller
 than pixels, which is the rule at 64 x 64. Here the search goes on from triangle to triangle across edges that
 are no silhouettes, up to `steps` of them; steps = 0 is the paper's.
@@ -23,6 +28,22 @@ from __future__ import annotations
 import numpy as np
 
 from get3d_model.rendering.jit import kernel
+
+# How far, in pixels, the visible triangle's edge may lie beyond the other pixel's centre. Rounding to 1/16 pixel
+# moves a vertex by up to 1/32 in x and in y, hence an edge within 45 degrees by up to 1/16 along the pair.
+SNAPPING_PX = 1.0 / 16.0
+# The gradient takes an edge for longer by this, in pixels along the axis across the pair, which bounds it for short
+# edges. Fitted to nvdiffrast's gradients.
+GRADIENT_PX = 1e-3
+
+
+@kernel
+def _behind_camera(pos_V4, faces_F3, face):
+    return (
+        pos_V4[faces_F3[face, 0], 3] <= 0.0
+        or pos_V4[faces_F3[face, 1], 3] <= 0.0
+        or pos_V4[faces_F3[face, 2], 3] <= 0.0
+    )
 
 
 @kernel
@@ -71,10 +92,13 @@ def _across(pos_V4, faces_F3, ring_E, edge, line, side):
 def _find_silhouette(pos_V4, faces_F3, ring_E, face, x, y, x_end, y_end, steps):
     """Half-edge of the first silhouette met on the way from (x, y) inside `face` to (x_end, y_end), or -1.
 
-    Returns (half_edge, t), the edge crossing the way at t in [0, 1].
+    Returns (half_edge, t), the edge crossing the way at t in [0, 1], clamped where it is SNAPPING_PX beyond.
     """
     entry = -1
+    t_end = 1.0 + SNAPPING_PX
     for _ in range(steps + 1):
+        if _behind_camera(pos_V4, faces_F3, face):
+            return -1, 0.0
         exit_edge = -1
         exit_t = 2.0
         exit_line = (0.0, 0.0, 0.0)
@@ -90,7 +114,7 @@ def _find_silhouette(pos_V4, faces_F3, ring_E, face, x, y, x_end, y_end, steps):
             if side < 0.0:
                 start = -start
                 end = -end
-            if side != 0.0 and end < 0.0 and start > end:
+            if side != 0.0 and start > end and start < t_end * (start - end):
                 t = start / (start - end)
                 if t < exit_t:
                     exit_t = t
@@ -101,8 +125,9 @@ def _find_silhouette(pos_V4, faces_F3, ring_E, face, x, y, x_end, y_end, steps):
             return -1, 0.0
         entry = _across(pos_V4, faces_F3, ring_E, exit_edge, exit_line, exit_side)
         if entry < 0:
-            return exit_edge, max(exit_t, 0.0)
+            return exit_edge, min(max(exit_t, 0.0), 1.0)
         face = entry // 3
+        t_end = 1.0  # rounding explains only why the triangle drawn at one pixel is missing at the other
     return -1, 0.0
 
 
@@ -267,6 +292,10 @@ def edge_backward_kernel(
 
     The crossing X = P + s (Q - P) satisfies det(X, A, B) = 0, hence
     ds = -(dA . (B x X) + dB . (X x A)) / (det(Q, A, B) - det(P, A, B)).
+
+    For an edge of length l across the pair, that is the quotient rule with the denominator l. nvdiffrast puts
+    l + GRADIENT_PX there: with r = l / (l + GRADIENT_PX), ds is r times the above, at the place X whose distance
+    from the visible triangle's pixel is r times the true one.
     """
     _, height, width, channels = color_BHWC.shape
     for unit in range(first_unit, end_unit):
@@ -280,6 +309,8 @@ def edge_backward_kernel(
                     if half_edge < 0:
                         continue
                     alpha = np.float64(alpha_BHW2[image, row, column, direction])
+                    if abs(alpha) >= 0.5:  # clamped
+                        continue
                     row_q = row + direction
                     column_q = column + 1 - direction
                     # Both branches of the blend have d loss / d s = grad(target) . (color_p - color_q).
@@ -298,11 +329,17 @@ def edge_backward_kernel(
                     line = _edge_line(pos_V4, i, j)
                     step_x = centers_x_W[column_q] - centers_x_W[column]
                     step_y = centers_y_H[row_q] - centers_y_H[row]
-                    scale = -grad_s / (line[0] * step_x + line[1] * step_y)
-                    x = centers_x_W[column] + (alpha + 0.5) * step_x
-                    y = centers_y_H[row] + (alpha + 0.5) * step_y
                     xi, yi, wi = np.float64(pos_V4[i, 0]), np.float64(pos_V4[i, 1]), np.float64(pos_V4[i, 3])
                     xj, yj, wj = np.float64(pos_V4[j, 0]), np.float64(pos_V4[j, 1]), np.float64(pos_V4[j, 3])
+                    length = abs(line[direction]) * (width if direction else height) / (2.0 * wi * wj)
+                    damping = length / (length + GRADIENT_PX)
+                    scale = -grad_s * damping / (line[0] * step_x + line[1] * step_y)
+                    third = faces_F3[half_edge // 3, (half_edge % 3 + 2) % 3]
+                    at_p = line[0] * centers_x_W[column] + line[1] * centers_y_H[row] + line[2]
+                    from_p = at_p * _side(line, pos_V4, third) > 0.0
+                    s = (0.5 + alpha) * damping if from_p else 1.0 - (0.5 - alpha) * damping
+                    x = centers_x_W[column] + s * step_x
+                    y = centers_y_H[row] + s * step_y
                     sums_S3[shift + i, 0] += scale * (yj - wj * y)
                     sums_S3[shift + i, 1] += scale * (wj * x - xj)
                     sums_S3[shift + i, 2] += scale * (xj * y - yj * x)

@@ -158,3 +158,43 @@ def test_a_fold_in_front_of_its_own_mesh_is_a_silhouette() -> None:
     # x = 0.1 is pixel position 8.8: pixel 8 is covered by 0.8 of the flap.
     assert out[7].item() == pytest.approx(1.0) and out[9].item() == pytest.approx(0.0)
     assert out[8].item() == pytest.approx(0.8, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 64])
+@pytest.mark.parametrize(
+    ("drawn_to", "right", "shown"),
+    [
+        (7.48, 7.53, [1.0, 1.0, 0.5, 0.0]),  # pixel 7 is not drawn, though its centre lies 0.03 inside
+        (7.52, 7.47, [1.0, 1.0, 0.5, 0.0]),  # drawn, 0.03 outside
+        (7.48, 7.6, [1.0, 1.0, 0.0, 0.0]),  # no rounding of vertices explains 0.1
+    ],
+)
+def test_an_edge_that_rounding_put_beyond_a_centre_is_clamped_and_still(
+    steps: int, drawn_to: float, right: float, shown: list[float]
+) -> None:
+    """A rast buffer drawn with rounded vertices, as nvdiffrast's are, antialiased with the true ones."""
+    drawn, faces = rectangle(2, 2, drawn_to, 13, 16)
+    rast = RASTERIZER.rasterize(drawn, faces, one_range(faces.numpy()), (16, 16))
+    pos = rectangle(2, 2, right, 13, 16)[0].requires_grad_()
+    rasterizer = CpuRasterizer(threads=1, silhouette_steps=steps)
+    row = rasterizer.antialias((rast[..., 3:] > 0).float(), rast, pos, faces)[0, 8, :, 0]
+    torch.testing.assert_close(row[5:9], torch.tensor(shown), rtol=0, atol=1e-6)
+    row[5:9].sum().backward()
+    assert pos.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("steps", [0, 64])
+def test_a_triangle_with_a_vertex_behind_the_camera_has_no_silhouette(steps: int) -> None:
+    faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    rasterizer = CpuRasterizer(threads=1, silhouette_steps=steps)
+    changed = {}
+    for w in (-0.5, 0.5):
+        pos = torch.tensor([[-0.7, 0.6, 0, 1], [0.8, 0.5, 0, 1], [0.1, -0.9, w, w]]).requires_grad_()
+        rast = rasterizer.rasterize(pos, faces, one_range(faces.numpy()), (16, 16))
+        mask = (rast[..., 3:] > 0).float()
+        assert 10 < mask.sum() < 200
+        smooth = rasterizer.antialias(mask, rast.detach(), pos, faces)
+        (smooth * torch.arange(16.0)[:, None]).sum().backward()
+        changed[w] = ((smooth != mask).sum().item(), pos.grad.abs().max().item())
+    assert changed[-0.5] == (0, 0)
+    assert min(changed[0.5]) > 0
