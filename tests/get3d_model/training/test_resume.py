@@ -83,6 +83,10 @@ def test_what_a_run_leaves(straight: Path) -> None:
     assert [line["kimg"] for line in lines] == pytest.approx([BATCH * s / 1000 for s in range(1, STEPS + 1)])
     assert all(line["sec_per_kimg"] > 0 for line in lines)
     assert [("loss/r1" in line) for line in lines] == [step % 2 == 0 for step in range(STEPS)]
+    assert all(line["gradients/generator_norm"] > 0 < line["gradients/discriminator_norm"] for line in lines)
+    assert [("gradients/r1_norm" in line) for line in lines] == [step % 2 == 0 for step in range(STEPS)]
+    assert {line["gradients/replaced_count"] for line in lines} == {0.0}
+    assert len(list(straight.glob("tensorboard/events.*"))) == 1
     assert len(list_checkpoints(straight)) == 2
     names = sorted(path.name for path in (straight / "images").iterdir())
     assert names == ["fakes_000000000.png", f"fakes_{STEPS * BATCH:09d}.png", "reals.png"]
