@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,10 +27,12 @@ import torch
 
 from get3d_model.cameras import turntable
 from get3d_model.config import CONFIG_DIR, load_config
+from get3d_model.errors import InputError
 from get3d_model.generator import build_generator
 from get3d_model.image_codec import IMAGE_TYPES
-from get3d_model.inference import ModelIdentity, Sampler, Shapes, Styles
+from get3d_model.inference import ModelIdentity, Sampler, Shapes
 from get3d_model.mesh_io import mesh_bytes
+from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.grid_atlas import GridAtlas
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.rendering.texels import needed_texels, texture_of
@@ -69,7 +72,16 @@ def random_sampler(preset: str, device: torch.device) -> Sampler:
     torch.manual_seed(0)
     generator = build_generator(config.model)
     identity = ModelIdentity(f"{config.name}, untrained", 0.0, "0" * 64)
-    return Sampler(generator, config, identity, make_rasterizer(device), device)
+    return Sampler(generator, config, identity, rasterizer_of(device), device)
+
+
+def rasterizer_of(device: torch.device) -> Rasterizer | None:
+    """None where there is no rasteriser: only images need one."""
+    try:
+        return make_rasterizer(device)
+    except InputError as error:
+        print(f"no images: {error}", file=sys.stderr)
+        return None
 
 
 def stages(
@@ -91,10 +103,13 @@ def stages(
         with watch.stage("atlas"):
             unwrapped = atlas.unwrap(mesh, TEXTURE)
         with watch.stage("bake"):
-            texels = needed_texels(unwrapped, TEXTURE, torch.get_num_threads())
-            points_T3 = torch.from_numpy(texels.points_T3).to(sampler.device)
-            color_T3 = to_bytes(sampler.point_colors(shapes, 0, points_T3))
-            texture_HH3 = texture_of(texels, color_T3, TEXTURE)
+            with watch.stage("bake_texels"):
+                texels = needed_texels(unwrapped, TEXTURE, torch.get_num_threads())
+            with watch.stage("bake_field"):
+                points_T3 = torch.from_numpy(texels.points_T3).to(sampler.device)
+                color_T3 = to_bytes(sampler.point_colors(shapes, 0, points_T3))
+            with watch.stage("bake_fill"):
+                texture_HH3 = texture_of(texels, color_T3, TEXTURE)
         with watch.stage("encode"):
             textured = TexturedMesh(
                 unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
@@ -177,8 +192,11 @@ def main() -> None:
         "mesh_with_vertex_colors_ready": median_ms(
             device, lambda s: mesh_bytes(sampler.generate_colored([s], psi)[0], "glb"), seeds
         ),
-        "one_image": median_ms(device, lambda s: _image(sampler, sampler.styles([s], psi), camera), seeds),
     }
+    if sampler.rasterizer is not None:
+        figures["one_image"] = median_ms(
+            device, lambda s: sampler.render(sampler.styles([s], psi), camera), seeds
+        )
     facts = {}
     for name, atlas in (("fast", GridAtlas()), ("xatlas", XatlasAtlas())):
         sampler.atlas = atlas
@@ -213,10 +231,6 @@ def main() -> None:
             }
         )
     )
-
-
-def _image(sampler: Sampler, styles: Styles, camera: Any) -> object:
-    return sampler.render(styles, camera)
 
 
 if __name__ == "__main__":
