@@ -194,6 +194,7 @@ def _join(rank: int, size: int, device: torch.device, timeout_s: float) -> World
     )
     control = dist.new_group(backend="gloo", timeout=group_timeout)
     # A connection of its own: what waits for a key holds its connection.
-    watchdog = Watchdog(dist.PrefixStore(prefix, store.clone()), rank, size, timeout_s)
+    own = connect(rank, size, timeout_s, may_hold=False)
+    watchdog = Watchdog(dist.PrefixStore(prefix, own), rank, size, timeout_s)
     watchdog.start()
     return World(rank, size, device, control, watchdog)

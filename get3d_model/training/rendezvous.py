@@ -14,8 +14,11 @@ from get3d_model.errors import InputError
 POLL_S = 0.05
 
 
-def connect(rank: int, size: int, timeout_s: float) -> dist.TCPStore:
-    """The store at MASTER_ADDR:MASTER_PORT; rank 0 holds it unless torchrun does. Raises InputError."""
+def connect(rank: int, size: int, timeout_s: float, may_hold: bool = True) -> dist.TCPStore:
+    """A connection to the store at MASTER_ADDR:MASTER_PORT. Raises InputError.
+
+    Rank 0 holds the store unless torchrun does; may_hold: False for its further connections.
+    """
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     # torchrun holds the store itself, so that it outlives rank 0.
     held_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -24,7 +27,7 @@ def connect(rank: int, size: int, timeout_s: float) -> dist.TCPStore:
             host,
             int(port),
             size,
-            is_master=rank == 0 and not held_by_launcher,
+            is_master=may_hold and rank == 0 and not held_by_launcher,
             timeout=timedelta(seconds=timeout_s),
             # `meet` waits: the store only counts who comes.
             wait_for_workers=False,
