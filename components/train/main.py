@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="rendered data set, shards or published layout"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints, image grids, metrics.jsonl, tensorboard/"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for checkpoints, image grids, metrics.jsonl, tensorboard/",
     )
     parser.add_argument(
         "--restart-on-change",

@@ -65,7 +65,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._timeout_s / 10)):
-            waited_s = time.monotonic() - self._since
+            # Before its first collective a rank waits for nobody: it may read its data as long as it needs.
+            waited_s = time.monotonic() - self._since if self._count else 0.0
             try:
                 self._store.set(_key(self._rank), json.dumps([self._count, self._place]))
                 message = self._diagnosis(waited_s) if waited_s > self._timeout_s else None

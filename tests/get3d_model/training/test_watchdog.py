@@ -83,7 +83,14 @@ def test_progress_keeps_it_quiet_and_so_does_the_end(start: list[Ranks]) -> None
     assert not ranks.said
 
 
-def test_a_lost_store_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_nobody_is_left_alone(start: list[Ranks]) -> None:
+    """Before the first collective: large data sets take long to open."""
+    start.append(ranks := Ranks(2, 2))
+    time.sleep(2 * TIMEOUT_S)
+    assert not ranks.said
+
+
+def test_a_lost_store_is_said_too() -> None:
     class Lost:
         def set(self, key: str, value: str) -> None:
             raise RuntimeError("connection refused")
@@ -91,6 +98,7 @@ def test_a_lost_store_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     dog = Watchdog(Lost(), 1, 2, TIMEOUT_S, said.append)
     dog.start()
+    dog.arrive("the gradients")
     time.sleep(3 * TIMEOUT_S)
     dog.stop()
     assert len(said) == 1 and said[0].startswith("rank 1 waits") and "connection refused" in said[0]
