@@ -26,6 +26,15 @@ def activate(v, limit):
 
 
 @triton.jit
+def times_slope(value, v, limit, CLAMP: tl.constexpr):
+    """value times the derivative of `activate` at v; without CLAMP the limit is out of reach."""
+    scaled = tl.where(v > 0, value * GAIN, value * (GAIN * SLOPE))
+    if CLAMP:
+        scaled = tl.where(tl.abs(tl.maximum(v, v * SLOPE)) * GAIN < limit, scaled, 0.0)
+    return scaled
+
+
+@triton.jit
 def activation_slope(v, limit):
     """Derivative of `activate` at v: 0 where it is bounded."""
     slope = tl.where(v > 0, GAIN, GAIN * SLOPE)

@@ -24,6 +24,7 @@ from get3d_model.ops.fused.common import (
     empty_nhwc,
     limit_of,
     programs_for,
+    times_slope,
 )
 
 
@@ -67,6 +68,7 @@ def _backward_kernel(
     grad, x, bias_x, img, weight_CK, bias_C, grad_x, grad_img, sums,
     P, C, stride_b, stride_k, stride_p, limit_x, limit, pixel_blocks, blocks,
     K: tl.constexpr, HAS_X: tl.constexpr, IMAGE: tl.constexpr, WEIGHTS: tl.constexpr,
+    CLAMP_X: tl.constexpr, CLAMP: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """sums: G(K+2)C, the partial sums of grad_weight (K rows), grad_bias, grad_bias_x.
@@ -76,7 +78,8 @@ def _backward_kernel(
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     channel = tl.arange(0, BLOCK_C)
-    c_ok = channel < C
+    # Without a rest nothing needs a mask; the compiler drops what is true everywhere.
+    c_ok = tl.full((BLOCK_C,), True, tl.int1) if EVEN else channel < C
     bias = tl.load(bias_C + channel, mask=c_ok, other=0.0)
     bx = tl.zeros((BLOCK_C,), tl.float32)
     if HAS_X:
@@ -89,19 +92,19 @@ def _backward_kernel(
     for block in range(program, blocks, programs):
         b = (block // pixel_blocks).to(tl.int64)
         pixel = (block % pixel_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
-        p_ok = pixel < P
+        p_ok = tl.full((BLOCK_P,), True, tl.int1) if EVEN else pixel < P
         ok = p_ok[:, None] & c_ok[None, :]
         first = b * P * C
         at = pixel[:, None] * C + channel[None, :]
         g = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32)
         if HAS_X:
             u = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
-            gx = g * activation_slope(u + bx[None, :], limit_x)
+            gx = times_slope(g, u + bx[None, :], limit_x, CLAMP_X)
             tl.store(grad_x + first + at, gx.to(grad_x.dtype.element_ty), mask=ok)
             if WEIGHTS:
                 total_x += gx
         v = _image_value(img + b * stride_b, weight_CK, pixel, p_ok, channel, c_ok, stride_k, stride_p, K)
-        gv = g * activation_slope(v + bias[None, :], limit)
+        gv = times_slope(g, v + bias[None, :], limit, CLAMP)
         if IMAGE:
             for k in tl.static_range(K):
                 w = tl.load(weight_CK + channel * K + k, mask=c_ok, other=0.0)
@@ -257,7 +260,8 @@ class _AddFromRgbGrad(Function):
             grad, x if has_x else grad, bias_x if has_x else bias_C, image, weight_CK, bias_C,
             grad_x if has_x else grad, grad_image if needs_image else grad, sums,
             pixels, channels, *_pixel_strides(image), limit_of(clamp_x), limit_of(clamp), pixel_blocks, batch * pixel_blocks,
-            K=kinds, HAS_X=has_x, IMAGE=needs_image, WEIGHTS=needs_weights,
+            K=kinds, HAS_X=has_x, IMAGE=needs_image, WEIGHTS=needs_weights, CLAMP_X=clamp_x is not None, CLAMP=clamp is not None,
+            EVEN=pixels % block_p == 0 and channels == block_c,
             BLOCK_P=block_p, BLOCK_C=block_c,
         )  # fmt: skip
         ctx.save_for_backward(grad, weight_CK, x, bias_x, image, bias_C)

@@ -15,16 +15,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from get3d_model.ops.conv import weight_gradients_wanted
-from get3d_model.ops.fused.common import (
-    activate,
-    activation_slope,
-    cdiv,
-    channels_last,
-    empty_nhwc,
-    limit_of,
-)
+from get3d_model.ops.fused.common import GAIN, SLOPE, cdiv, channels_last, empty_nhwc
+from get3d_model.ops.leaky import LEAKY_GAIN
 
 ROWS = 32
+VALUES, WARPS = 512, 4
+"""Lanes times channels of a program, and its warps."""
 PHASES = 4
 """Neighbouring outputs that one lane makes from seven inputs, each read and activated once."""
 
@@ -35,62 +31,134 @@ AS_IS, TIMES_SLOPE, EPILOGUE = 0, 1, 2
 
 
 @triton.jit
-def _read(src, other, row, column, channel, W, C, row_ok, c_ok, bias, limit, SOURCE: tl.constexpr):
-    """One input per lane and channel, zero outside the image; [lanes, channels]."""
-    ok = (row_ok & (column >= 0) & (column < W))[:, None] & c_ok[None, :]
+def _read(
+    src, other, row, column, channel, W, C, row_ok, c_ok, bias, bound,
+    SOURCE: tl.constexpr, CLAMP: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
+    """One input per lane and channel, zero outside the image; [lanes, channels].
+
+    Activations come without their gain, which the caller puts into the filter's; `bound` is the limit without it.
+    """
     at = ((row * W + column) * C)[:, None] + channel[None, :]
-    value = tl.load(src + at, mask=ok, other=0.0).to(tl.float32)
+    if INNER:
+        value = tl.load(src + at).to(tl.float32)
+    else:
+        ok = (row_ok & (column >= 0) & (column < W))[:, None] & c_ok[None, :]
+        value = tl.load(src + at, mask=ok, other=0.0).to(tl.float32)
     if SOURCE == 1:
-        value = tl.where(ok, activate(value + bias[None, :], limit), 0.0)
+        value += bias[None, :]
+        value = tl.maximum(value, value * SLOPE)
+        if CLAMP:
+            value = tl.minimum(tl.maximum(value, -bound), bound)
+        if not INNER:
+            value = tl.where(ok, value, 0.0)
     elif SOURCE == 2:
-        x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
-        value = value * activation_slope(x + bias[None, :], limit)
+        x = tl.load(other + at) if INNER else tl.load(other + at, mask=ok, other=0.0)
+        value = _times_slope(value, x.to(tl.float32) + bias[None, :], bound, CLAMP)
     return value
 
 
 @triton.jit
-def _filtered_row(src, other, row, left, channel, H, W, C, c_ok, bias, limit, SOURCE: tl.constexpr):
+def _times_slope(value, v, bound, CLAMP: tl.constexpr):
+    """value times the derivative of the activation (without its gain) at v."""
+    value = tl.where(v > 0, value, value * SLOPE)
+    if CLAMP:
+        value = tl.where(tl.abs(tl.maximum(v, v * SLOPE)) < bound, value, 0.0)
+    return value
+
+
+@triton.jit
+def _filtered_row(
+    src, other, row, left, channel, H, W, C, c_ok, bias, bound,
+    SOURCE: tl.constexpr, CLAMP: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
     """The horizontal filter of one row at four neighbouring columns: weights 1, 3, 3, 1 from `left` on."""
     row_ok = (row >= 0) & (row < H)
-    a0 = _read(src, other, row, left, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a1 = _read(src, other, row, left + 1, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a2 = _read(src, other, row, left + 2, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a3 = _read(src, other, row, left + 3, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a4 = _read(src, other, row, left + 4, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a5 = _read(src, other, row, left + 5, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    a6 = _read(src, other, row, left + 6, channel, W, C, row_ok, c_ok, bias, limit, SOURCE)
-    return (
-        a0 + 3.0 * (a1 + a2) + a3,
-        a1 + 3.0 * (a2 + a3) + a4,
-        a2 + 3.0 * (a3 + a4) + a5,
-        a3 + 3.0 * (a4 + a5) + a6,
-    )
+    a0 = _read(src, other, row, left, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a1 = _read(src, other, row, left + 1, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a2 = _read(src, other, row, left + 2, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a3 = _read(src, other, row, left + 3, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a4 = _read(src, other, row, left + 4, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a5 = _read(src, other, row, left + 5, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    a6 = _read(src, other, row, left + 6, channel, W, C, row_ok, c_ok, bias, bound, SOURCE, CLAMP, INNER)
+    b12, b23, b34, b45 = a1 + a2, a2 + a3, a3 + a4, a4 + a5
+    return a0 + a3 + 3.0 * b12, a1 + a4 + 3.0 * b23, a2 + a5 + 3.0 * b34, a3 + a6 + 3.0 * b45
 
 
 @triton.jit
 def _write(
-    value, other, out, noise_hw, row, column, channel, h, w, C, c_ok, bias, scale, strength, limit,
-    TARGET: tl.constexpr,
+    value, other, out, noise_hw, row, column, channel, h, w, C, c_ok, bias, scale, strength, bound,
+    TARGET: tl.constexpr, CLAMP: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """Finishes and stores one output per lane and channel; returns what TIMES_SLOPE sums."""
+    at = ((row * w + column) * C)[:, None] + channel[None, :]
     in_image = (row < h) & (column < w)
     ok = in_image[:, None] & c_ok[None, :]
-    at = ((row * w + column) * C)[:, None] + channel[None, :]
     if TARGET == 1:
-        x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
-        value = tl.where(ok, value * activation_slope(x + bias[None, :], limit), 0.0)
+        if INNER:
+            x = tl.load(other + at).to(tl.float32)
+        else:
+            x = tl.load(other + at, mask=ok, other=0.0).to(tl.float32)
+            value = tl.where(ok, value, 0.0)
+        value = _times_slope(value, x + bias[None, :], bound, CLAMP)
     elif TARGET == 2:
         noise = tl.load(noise_hw + row * w + column, mask=in_image, other=0.0).to(tl.float32) * strength
-        value = activate(value * scale[None, :] + noise[:, None] + bias[None, :], limit)
-    tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
+        value = value * scale[None, :] + noise[:, None] + bias[None, :]
+        value = tl.maximum(value, value * SLOPE) * GAIN
+        if CLAMP:
+            value = tl.minimum(tl.maximum(value, -bound * GAIN), bound * GAIN)
+    if INNER:
+        tl.store(out + at, value.to(out.dtype.element_ty))
+    else:
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=ok)
     return value
+
+
+@triton.jit
+def _strip(
+    src, other, out, noise_hw, sums, first_row, column, channel, H, W, h, w, C, pad, gain,
+    c_ok, bias, scale, strength, bound,
+    SOURCE: tl.constexpr, TARGET: tl.constexpr, CLAMP: tl.constexpr, SUMS: tl.constexpr,
+    INNER: tl.constexpr, ROWS_: tl.constexpr,
+):  # fmt: skip
+    """Walks down a strip; INNER: every input and output lies inside the images, and nothing is masked."""
+    left = column - pad
+    top = first_row - pad
+    p0, p1, p2, p3 = _filtered_row(
+        src, other, top, left, channel, H, W, C, c_ok, bias, bound, SOURCE, CLAMP, INNER
+    )
+    q0, q1, q2, q3 = _filtered_row(
+        src, other, top + 1, left, channel, H, W, C, c_ok, bias, bound, SOURCE, CLAMP, INNER
+    )
+    r0, r1, r2, r3 = _filtered_row(
+        src, other, top + 2, left, channel, H, W, C, c_ok, bias, bound, SOURCE, CLAMP, INNER
+    )
+    for step in range(ROWS_):
+        row = first_row + step
+        s0, s1, s2, s3 = _filtered_row(
+            src, other, top + step + 3, left, channel, H, W, C, c_ok, bias, bound, SOURCE, CLAMP, INNER
+        )
+        v0 = _write((p0 + s0 + 3.0 * (q0 + r0)) * gain, other, out, noise_hw, row, column, channel, h, w, C,
+                    c_ok, bias, scale, strength, bound, TARGET, CLAMP, INNER)  # fmt: skip
+        v1 = _write((p1 + s1 + 3.0 * (q1 + r1)) * gain, other, out, noise_hw, row, column + 1, channel, h, w, C,
+                    c_ok, bias, scale, strength, bound, TARGET, CLAMP, INNER)  # fmt: skip
+        v2 = _write((p2 + s2 + 3.0 * (q2 + r2)) * gain, other, out, noise_hw, row, column + 2, channel, h, w, C,
+                    c_ok, bias, scale, strength, bound, TARGET, CLAMP, INNER)  # fmt: skip
+        v3 = _write((p3 + s3 + 3.0 * (q3 + r3)) * gain, other, out, noise_hw, row, column + 3, channel, h, w, C,
+                    c_ok, bias, scale, strength, bound, TARGET, CLAMP, INNER)  # fmt: skip
+        if SUMS:
+            sums += v0 + v1 + v2 + v3
+        p0, p1, p2, p3 = q0, q1, q2, q3
+        q0, q1, q2, q3 = r0, r1, r2, r3
+        r0, r1, r2, r3 = s0, s1, s2, s3
+    return sums
 
 
 @triton.jit
 def _low_pass_kernel(
     src, other, out, bias_C, sums_GC, scale_BC, noise_hw, strength,
-    H, W, h, w, C, pad, gain, limit, column_blocks, row_blocks,
-    SOURCE: tl.constexpr, TARGET: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
+    H, W, h, w, C, pad, gain, bound, column_blocks, row_blocks,
+    SOURCE: tl.constexpr, TARGET: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr, CLAMP: tl.constexpr,
     LANES: tl.constexpr, BLOCK_C: tl.constexpr, ROWS_: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
@@ -99,7 +167,8 @@ def _low_pass_kernel(
     batch = (block // (column_blocks * row_blocks)).to(tl.int64)
     rest = block % (column_blocks * row_blocks)
     first_row = (rest // column_blocks) * ROWS_
-    column = ((rest % column_blocks) * LANES + tl.arange(0, LANES)) * 4
+    first_column = (rest % column_blocks) * LANES * 4
+    column = first_column + tl.arange(0, LANES) * 4
     # Offsets inside one image fit 32 bits; only the image's own offset does not.
     src += batch * H * W * C
     out += batch * h * w * C
@@ -113,54 +182,46 @@ def _low_pass_kernel(
         scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
         noise_strength = tl.load(strength).to(tl.float32)
     sums = tl.zeros((LANES, BLOCK_C), tl.float32)
-    left = column - pad
-    top = first_row - pad
-    p0, p1, p2, p3 = _filtered_row(src, other, top, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
-    q0, q1, q2, q3 = _filtered_row(src, other, top + 1, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
-    r0, r1, r2, r3 = _filtered_row(src, other, top + 2, left, channel, H, W, C, c_ok, bias, limit, SOURCE)
-    gain = gain / 64.0
-    for step in range(ROWS_):
-        row = first_row + step
-        s0, s1, s2, s3 = _filtered_row(
-            src, other, top + step + 3, left, channel, H, W, C, c_ok, bias, limit, SOURCE
-        )
-        v0 = _write((p0 + 3.0 * (q0 + r0) + s0) * gain, other, out, noise_hw, row, column, channel, h, w, C,
-                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
-        v1 = _write((p1 + 3.0 * (q1 + r1) + s1) * gain, other, out, noise_hw, row, column + 1, channel, h, w, C,
-                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
-        v2 = _write((p2 + 3.0 * (q2 + r2) + s2) * gain, other, out, noise_hw, row, column + 2, channel, h, w, C,
-                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
-        v3 = _write((p3 + 3.0 * (q3 + r3) + s3) * gain, other, out, noise_hw, row, column + 3, channel, h, w, C,
-                    c_ok, bias, scale, noise_strength, limit, TARGET)  # fmt: skip
-        if SUMS:
-            sums += v0 + v1 + v2 + v3
-        p0, p1, p2, p3 = q0, q1, q2, q3
-        q0, q1, q2, q3 = r0, r1, r2, r3
-        r0, r1, r2, r3 = s0, s1, s2, s3
+    last_row, last_column = first_row + ROWS_, first_column + LANES * 4
+    inner = (first_row >= pad) & (first_column >= pad) & (last_row <= h) & (last_column <= w)
+    inner = inner & (last_row + 3 - pad <= H) & (last_column + 3 - pad <= W)
+    inner = inner & (tl.program_id(1) * BLOCK_C + BLOCK_C <= C)
+    if inner:
+        sums = _strip(
+            src, other, out, noise_hw, sums, first_row, column, channel, H, W, h, w, C, pad, gain,
+            c_ok, bias, scale, noise_strength, bound, SOURCE, TARGET, CLAMP, SUMS, True, ROWS_,
+        )  # fmt: skip
+    else:
+        sums = _strip(
+            src, other, out, noise_hw, sums, first_row, column, channel, H, W, h, w, C, pad, gain,
+            c_ok, bias, scale, noise_strength, bound, SOURCE, TARGET, CLAMP, SUMS, False, ROWS_,
+        )  # fmt: skip
     if SUMS:
         tl.store(sums_GC + block.to(tl.int64) * C + channel, tl.sum(sums, axis=0), mask=c_ok)
 
 
 def _launch(
     src: Tensor, height: int, width: int, pad: int, *, gain: float = 1.0, other: Tensor | None = None,
-    bias: Tensor | None = None, limit: float = 0.0, source: int = 0, target: int = 0, sums: bool = False,
+    bias: Tensor | None = None, clamp: float | None = None, source: int = 0, target: int = 0, sums: bool = False,
     scale: Tensor | None = None, noise: Tensor | None = None, strength: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Runs the kernel; returns (out BChw, per-channel sums C or None)."""
     batch, channels, in_height, in_width = src.shape
     out = empty_nhwc(batch, channels, height, width, src)
     block_c = min(triton.next_power_of_2(channels), 64)
-    lanes = max(512 // block_c, 4)
+    lanes = max(VALUES // block_c, 4)
     rows = ROWS if height > 2 * ROWS else max(4, ROWS // 4)
     column_blocks, row_blocks = cdiv(width, PHASES * lanes), cdiv(height, rows)
     programs = batch * column_blocks * row_blocks
+    # The gain of an activation on either side is part of the filter's.
+    weight = gain / 64.0 * (LEAKY_GAIN if source or target == TIMES_SLOPE else 1.0)
     sums_GC = torch.empty((programs, channels), device=src.device, dtype=torch.float32) if sums else src
     _low_pass_kernel[(programs, cdiv(channels, block_c))](
         src, src if other is None else other, out, src if bias is None else bias, sums_GC,
         src if scale is None else scale, src if noise is None else noise, src if strength is None else strength,
-        in_height, in_width, height, width, channels, pad, gain, limit, column_blocks, row_blocks,
-        SOURCE=source, TARGET=target, BIAS=bias is not None, SUMS=sums,
-        LANES=lanes, BLOCK_C=block_c, ROWS_=rows, num_warps=4,
+        in_height, in_width, height, width, channels, pad, weight, clamp or 0.0, column_blocks, row_blocks,
+        SOURCE=source, TARGET=target, BIAS=bias is not None, SUMS=sums, CLAMP=clamp is not None,
+        LANES=lanes, BLOCK_C=block_c, ROWS_=rows, num_warps=WARPS,
     )  # fmt: skip
     return out, sums_GC.sum(dim=0) if sums else None
 
@@ -179,7 +240,7 @@ class ActivatedLowPass(Function):
         ctx.save_for_backward(x, bias)
         ctx.clamp = clamp
         return _launch(
-            x, x.shape[2] + 1, x.shape[3] + 1, 2, bias=bias, limit=limit_of(clamp), source=1
+            x, x.shape[2] + 1, x.shape[3] + 1, 2, bias=bias, clamp=clamp, source=1
         )[0]  # fmt: skip
 
     @staticmethod
@@ -200,7 +261,7 @@ class _ActivatedLowPassGrad(Function):
         ctx.clamp = clamp
         grad_x, grad_bias = _launch(
             channels_last(grad), x.shape[2], x.shape[3], 1,
-            other=x, bias=bias, limit=limit_of(clamp), target=1, sums=needs_bias,
+            other=x, bias=bias, clamp=clamp, target=1, sums=needs_bias,
         )  # fmt: skip
         return grad_x, grad_bias
 
@@ -209,6 +270,6 @@ class _ActivatedLowPassGrad(Function):
         x, bias = ctx.saved_tensors
         out, _ = _launch(
             channels_last(grad_grad_x), x.shape[2] + 1, x.shape[3] + 1, 2,
-            other=x, bias=bias, limit=limit_of(ctx.clamp), source=2,
+            other=x, bias=bias, clamp=ctx.clamp, source=2,
         )  # fmt: skip
         return out, None, None, None, None

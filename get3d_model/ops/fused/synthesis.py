@@ -99,7 +99,7 @@ class SynthesisEpilogue(Function):
         limit = limit_of(clamp)
         if up:
             y, _ = _launch(
-                x, height - 1, width - 1, 1, gain=4.0, bias=bias_C, limit=limit, target=2,
+                x, height - 1, width - 1, 1, gain=4.0, bias=bias_C, clamp=clamp, target=2,
                 scale=scale_BC, noise=noise_HW, strength=strength,
             )  # fmt: skip
         else:
