@@ -24,6 +24,9 @@ GUTTER = 1.25
 # Scales are tried until the pile fills the square up to this share of its height.
 ENOUGH = 0.975
 MAX_TRIALS = 5
+# Until one fits at all, this many are tried before the bitmap gets finer and the gutters narrower.
+MAX_SEARCH = 12
+FINEST_CELLS = 4096
 FIRST_FILL = 0.68
 # Another order is tried only where the first one came this close.
 CLOSE = 1.08
@@ -50,7 +53,7 @@ def pack_charts(
     faces in their planes.
 
     Charts get GUTTER texels of their own on all sides. Where there are too many charts for that, the gutter
-    shrinks until all of them fit.
+    shrinks until all of them fit. Raises ValueError when that is hopeless (millions of charts).
     """
     cells = min(max(resolution // TEXELS_PER_CELL, MIN_CELLS), MAX_CELLS, resolution)
     gutter = GUTTER * cells / resolution
@@ -58,13 +61,14 @@ def pack_charts(
     keys_3C = np.stack([size_C2.prod(axis=1), size_C2.max(axis=1), size_C2.min(axis=1)])
     orders_3C = np.argsort(-keys_3C, axis=1, kind="stable").astype(np.int32)
     start_C = np.searchsorted(chart_B, np.arange(len(size_C2) + 1)).astype(np.int64)
-    while True:
+    while cells <= FINEST_CELLS:
         found = _search(border_B4, start_C, size_C2, orders_3C, area, cells, gutter)
         if found is not None:
             scale, turn_C, offset_C2 = found
             texels = resolution / cells
             return Packing(scale * texels, turn_C, (offset_C2 + gutter) * texels)
         cells, gutter = cells * 2, min(gutter, 0.5)
+    raise ValueError(f"{len(size_C2)} charts cannot be packed; the mesh is too ragged for an atlas")
 
 
 def _search(
@@ -82,7 +86,7 @@ def _search(
     high = cells / largest if largest > 0.0 else 1.0
     low, best = 0.0, None
     scale = high * np.sqrt(FIRST_FILL)
-    for trial in range(MAX_TRIALS):
+    for trial in range(MAX_SEARCH):
         height = np.inf
         for order_C in orders_3C:
             turn_C, offset_C2 = np.zeros(len(size_C2), np.int32), np.zeros((len(size_C2), 2))
@@ -98,11 +102,14 @@ def _search(
                 break
         else:
             high = scale
-        # The height is no smooth function of the scale: the bracket shrinks by a fifth at least.
+        if best is not None and trial >= MAX_TRIALS - 1:
+            break
         guess = scale / np.sqrt(height)
-        scale = min(max(guess, low + 0.2 * (high - low)), high - 0.2 * (high - low))
-        if best is None and trial == MAX_TRIALS - 2:
-            scale = 1e-6 * high
+        if best is None:
+            scale = min(max(guess, 0.02 * scale), 0.9 * scale)
+        else:
+            # The height is no smooth function of the scale: the bracket shrinks by a fifth at least.
+            scale = min(max(guess, low + 0.2 * (high - low)), high - 0.2 * (high - low))
     return best
 
 

@@ -59,7 +59,7 @@ def cut_charts(mesh: Mesh) -> Charts:
     vertices_V3 = np.ascontiguousarray(mesh.vertices_V3, np.float32)
     faces_F3 = np.ascontiguousarray(mesh.faces_F3, np.int32)
     faces = len(faces_F3)
-    rings_E = edge_rings(faces_F3, len(vertices_V3), 1)
+    rings_E = _rings(faces_F3, len(vertices_V3))
     normals_F3 = np.zeros((faces, 3))
     label_F = np.zeros(faces, np.int32)
     _label_kernel(vertices_V3, faces_F3, normals_F3, label_F)
@@ -75,6 +75,18 @@ def cut_charts(mesh: Mesh) -> Charts:
     label_C = np.empty(count, np.int32)
     label_C[chart_F] = label_F
     return Charts(chart_F, label_C, plane_E2, rings_E)
+
+
+def _rings(faces_F3: np.ndarray, vertices: int) -> np.ndarray:
+    """`edge_rings`, but a face that names a vertex twice has no neighbours: it would pass for the inner side of
+    its neighbour's border."""
+    a_F, b_F, c_F = faces_F3.T
+    collapsed_F = (a_F == b_F) | (b_F == c_F) | (c_F == a_F)
+    count = int(collapsed_F.sum())
+    if count:
+        faces_F3 = faces_F3.copy()
+        faces_F3[collapsed_F] = vertices + np.arange(3 * count, dtype=np.int32).reshape(-1, 3)
+    return edge_rings(faces_F3, vertices + 3 * count, 1)
 
 
 @kernel

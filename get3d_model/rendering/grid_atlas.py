@@ -25,9 +25,14 @@ class GridAtlas:
     """The `UvAtlas` for speed. Deterministic; holds no GIL while it computes."""
 
     def unwrap(self, mesh: Mesh, resolution: int) -> UnwrappedMesh:
-        """See `UvAtlas.unwrap`."""
+        """See `UvAtlas.unwrap`. Raises ValueError for vertices that are not finite and faces without vertices."""
         if not len(mesh.faces_F3):
             return UnwrappedMesh(Mesh(mesh.vertices_V3[:0], mesh.faces_F3), np.zeros((0, 2), np.float32))
+        # The kernels check no bounds.
+        if not np.isfinite(mesh.vertices_V3).all():
+            raise ValueError("a mesh with vertices that are NaN or infinite cannot be unwrapped")
+        if mesh.faces_F3.min() < 0 or mesh.faces_F3.max() >= len(mesh.vertices_V3):
+            raise ValueError(f"faces refer to vertices outside of the {len(mesh.vertices_V3)} there are")
         charts = cut_charts(mesh)
         faces_F3 = np.ascontiguousarray(mesh.faces_F3, np.int32)
         plane_C4, area = _bounds(charts)

@@ -171,3 +171,29 @@ def test_faces_without_area_get_a_place_too() -> None:
     assert np.isfinite(result.uvs_W2).all() and result.uvs_W2.min() > 0 and result.uvs_W2.max() < 1
     nothing = ATLAS.unwrap(Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.int32)), 64)
     assert np.isfinite(nothing.uvs_W2).all()
+
+
+def test_impossible_meshes_are_refused() -> None:
+    mesh = shapes.sphere(1)
+    for vertex, faces_F3, expected in (
+        (np.nan, mesh.faces_F3, "NaN"),
+        (np.inf, mesh.faces_F3, "infinite"),
+        (0.0, mesh.faces_F3 + 1, "outside of the 42"),
+        (0.0, mesh.faces_F3 - 1, "outside of the 42"),
+    ):
+        vertices_V3 = mesh.vertices_V3.copy()
+        vertices_V3[5] += np.float32(vertex)
+        with pytest.raises(ValueError, match=expected):
+            ATLAS.unwrap(Mesh(vertices_V3, faces_F3), 64)
+
+
+def test_soups_of_triangles() -> None:
+    """Random indices into few points: edges of many faces, faces on faces, both windings."""
+    random = np.random.default_rng(3)
+    for points, faces, scale in ((5, 40, 1.0), (30, 300, 1e-6), (200, 400, 1e6), (4, 3, 1.0)):
+        vertices_V3 = (random.normal(size=(points, 3)) * scale).astype(np.float32)
+        mesh = Mesh(vertices_V3, random.integers(0, points, (faces, 3)).astype(np.int32))
+        result = ATLAS.unwrap(mesh, 128)
+        assert np.array_equal(result.mesh.vertices_V3[result.mesh.faces_F3], vertices_V3[mesh.faces_F3])
+        assert result.uvs_W2.min() >= 0 and result.uvs_W2.max() <= 1
+        assert shapes.coverage(result.uvs_W2, result.mesh.faces_F3, 2048).max() == 1
