@@ -177,9 +177,9 @@ class SeparateGenerator:
 
     def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """BLS: [texture, geometry]; missing geometry ws are the last one, superfluous ones are left out."""
-        layer_L = torch.arange(ws_tex_BLD.shape[1], device=ws_geo_BLD.device)
-        ws_geo = ws_geo_BLD[:, layer_L.clamp(max=ws_geo_BLD.shape[1] - 1)]
-        return torch.cat([ws_tex_BLD, ws_geo], dim=2)
+        missing = max(0, ws_tex_BLD.shape[1] - ws_geo_BLD.shape[1])
+        ws_geo = torch.cat([ws_geo_BLD, ws_geo_BLD[:, -1:].expand(-1, missing, -1)], dim=1)
+        return torch.cat([ws_tex_BLD, ws_geo[:, : ws_tex_BLD.shape[1]]], dim=2)
 
     def planes(
         self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype

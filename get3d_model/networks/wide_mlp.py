@@ -38,7 +38,8 @@ def with_constant(parts_BPC: Sequence[Tensor]) -> Tensor:
     first = parts_BPC[0]
     channels = sum(part.shape[-1] for part in parts_BPC)
     tail_C = torch.zeros(padded(channels) - channels, dtype=first.dtype, device=first.device)
-    tail_C[0] = 1.0
+    # An assignment by index would copy the number from the host, which a CUDA graph cannot record.
+    tail_C[:1].fill_(1.0)
     return torch.cat([*parts_BPC, tail_C.expand(*first.shape[:-1], -1)], dim=-1)
 
 
@@ -54,7 +55,7 @@ def layer_matrix(layer: ModulatedLinear, w_BD: Tensor) -> Tensor:
         (0, padded(inputs) - inputs - 1, 0, padded(outputs) - outputs),
     )
     constant_OI = torch.zeros_like(matrix_BOI[0])
-    constant_OI[outputs, inputs] = 1.0  # leaky_relu(1) = 1: the constant stays
+    constant_OI[outputs, inputs].fill_(1.0)  # leaky_relu(1) = 1: the constant stays
     return (matrix_BOI + constant_OI).transpose(1, 2)
 
 
