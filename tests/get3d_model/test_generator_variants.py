@@ -230,5 +230,12 @@ def test_the_gpu_agrees_with_the_cpu(variant: tuple[str, str]) -> None:
     for ours, expected in zip(gpu_values, cpu_values, strict=True):
         assert (ours - expected).abs().max() < 0.02 * expected.std()
     assert gpu_gradients.keys() == cpu_gradients.keys()
+    # A scalar (a noise strength) sums thousands of terms that may nearly cancel: rounding in another order of additions
+    # is not small against what is left of them, so scalars are measured against the whole gradient as well. All
+    # others by their own norm alone: the deformation's gradients are small as a whole, and must still be right.
+    whole = torch.cat([expected.flatten() for expected in cpu_gradients.values()]).norm()
     for name, expected in cpu_gradients.items():
-        assert (gpu_gradients[name] - expected).norm() < 0.05 * expected.norm() + 1e-12, name
+        limit = 0.05 * expected.norm() + 1e-12
+        if expected.numel() == 1:
+            limit = max(limit, 1e-3 * whole)
+        assert (gpu_gradients[name] - expected).norm() < limit, name
