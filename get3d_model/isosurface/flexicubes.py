@@ -16,10 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.isosurface.cube_grid import CubeGrid
-from get3d_model.isosurface.dual_tables import CUBE_EDGES, MAX_PATCHES, dual_tables, quad_edges
+from get3d_model.isosurface.dual_tables import CUBE_EDGES, dual_tables, quad_edges
 from get3d_model.types import EdgeDeviation, ExtractedSurface, GeometryOutput, PackedMeshes
 
 NUM_WEIGHTS = 21
@@ -43,7 +44,27 @@ class SurfaceCubes:
 
     def gather(self, values_BQC: Tensor) -> Tensor:
         """The rows of the surface cubes; SC."""
-        return values_BQC[self.shape_S, self.cube_S]
+        return values_BQC.flatten(0, 1).index_select(0, self.shape_S * values_BQC.shape[1] + self.cube_S)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The dual vertices and quads of the surface cubes, by shape, then by slot, then by patch or axis.
+
+    counts_2B: dual vertices and quads of each shape; host_counts_2B: the same on the CPU.
+    first_S: a surface cube's first dual vertex. slot_D, patch_D: whose patch a dual vertex is.
+    slot_K, axis_K: the quad crosses the edge from that cube's corner 0 along that axis.
+    others_K3: the other cubes around that edge.
+    """
+
+    counts_2B: Tensor
+    host_counts_2B: Tensor
+    first_S: Tensor
+    slot_D: Tensor
+    patch_D: Tensor
+    slot_K: Tensor
+    axis_K: Tensor
+    others_K3: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,41 +172,66 @@ class FlexiCubes(nn.Module):
         batch = sdf_BN.shape[0]
         weights = activate_weights(raw_weights_S21)
         with torch.no_grad():
-            count_S = self.patch_count[surface.case_S]
-            first_S = count_S.cumsum(0) - count_S
-            patches_4 = torch.arange(MAX_PATCHES, device=count_S.device)
-            slot_D, patch_D = (patches_4 < count_S[:, None]).nonzero(as_tuple=True)
-            shape_D = surface.shape_S[slot_D]
-            slots_K4, duals_K4, shape_K = self._quads(surface, first_S)
-        vertices_D3, deviation_D7, used_D7 = self._dual_vertices(
-            surface, sdf_BN, deform_BN3, weights, slot_D, patch_D
-        )
+            plan = self._plan(surface, batch)
+            slots_K4, duals_K4 = self._quads(surface, plan)
+        vertices_D3, deviation_D7, used_D7 = self._dual_vertices(surface, plan, sdf_BN, deform_BN3, weights)
         # The weight of the diagonal between the first and third, and the second and fourth corner.
-        gamma_K4 = weights.gamma_S[slots_K4]
+        gamma_K4 = pick(weights.gamma_S, slots_K4)
         diagonal_K2 = gamma_K4[:, :2] * gamma_K4[:, 2:]
         if self.training:
-            vertices_V3, faces_F3, duals_B, mids_B = split_at_midpoint(
-                vertices_D3, shape_D, duals_K4, shape_K, diagonal_K2, batch
-            )
-            vertex_counts_B, face_counts_B = duals_B + mids_B, 4 * mids_B
+            vertices_V3, faces_F3 = split_at_midpoint(
+                vertices_D3, surface.shape_S[plan.slot_D], duals_K4, surface.shape_S[plan.slot_K], diagonal_K2,
+                plan.counts_2B,
+            )  # fmt: skip
+            counts_2B = torch.stack([plan.host_counts_2B.sum(dim=0), 4 * plan.host_counts_2B[1]])
         else:
             vertices_V3, faces_F3 = vertices_D3, split_along_diagonal(duals_K4, diagonal_K2)
-            vertex_counts_B, face_counts_B = run_lengths(shape_D, batch), 2 * run_lengths(shape_K, batch)
-        counts_2B = torch.stack([vertex_counts_B, face_counts_B]).cpu()
+            counts_2B = torch.stack([plan.host_counts_2B[0], 2 * plan.host_counts_2B[1]])
         ranges_2B2 = torch.stack([counts_2B.cumsum(dim=1) - counts_2B, counts_2B], dim=-1).to(torch.int32)
         meshes = PackedMeshes(
             vertices_V3, faces_F3.to(torch.int32), ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous()
         )
         return FlexiCubesOutput(meshes, deviation_D7, used_D7)
 
+    def _plan(self, surface: SurfaceCubes, batch: int) -> Plan:
+        """Finds the dual vertices and quads; one wait for the device, for their numbers.
+
+        The quad of an edge belongs to the cube whose corner 0 is the edge's lower end and that holds it there,
+        so each is found once.
+        """
+        lower_S3 = self.grid.neighbors_Q6[surface.cube_S][:, 0::2].long()
+        # Cyclic axes: for the edge along `axis`, the cubes below in axis + 1, in both, and in axis + 2.
+        below_b_S3, below_c_S3 = lower_S3.roll(-1, dims=1), lower_S3.roll(-2, dims=1)
+        below_bc_S3 = self.grid.neighbors_Q6[below_b_S3.clamp(min=0), self.second_lower_face].long()
+        below_S33 = torch.stack([below_b_S3, below_bc_S3, below_c_S3], dim=2)
+        inside_S1 = surface.code_S[:, None] & 1 != 0
+        crossed_S3 = (surface.code_S[:, None] & self.edge_end_bit != 0) != inside_S1
+        crossed_S3 = (crossed_S3 & (below_S33 >= 0).all(dim=2)).long()
+
+        patches_S = self.patch_count[surface.case_S]
+        through_2S = torch.stack([patches_S, crossed_S3.sum(dim=1)]).cumsum(dim=1)
+        shapes = torch.arange(batch + 1, device=patches_S.device)
+        first_slots = torch.searchsorted(surface.shape_S, shapes)
+        counts_2B = F.pad(through_2S, (1, 0)).index_select(1, first_slots).diff(dim=1)
+        host_counts_2B = counts_2B.cpu()
+        duals, quads = host_counts_2B.sum(dim=1).tolist()
+        first_S = through_2S[0] - patches_S
+        slot_D = torch.repeat_interleave(patches_S, output_size=duals)
+        patch_D = torch.arange(duals, device=slot_D.device) - first_S[slot_D]
+        crossing_K = torch.repeat_interleave(crossed_S3.flatten(), output_size=quads)
+        others_K3 = below_S33.flatten(0, 1)[crossing_K]
+        slot_K = torch.div(crossing_K, 3, rounding_mode="floor")
+        return Plan(
+            counts_2B, host_counts_2B, first_S, slot_D, patch_D, slot_K, crossing_K - 3 * slot_K, others_K3
+        )
+
     def _dual_vertices(
         self,
         surface: SurfaceCubes,
+        plan: Plan,
         sdf_BN: Tensor,
         deform_BN3: Tensor,
         weights: FlexiCubesWeights,
-        slot_D: Tensor,
-        patch_D: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(positions, distance deviations, slots in use).
 
@@ -193,16 +239,17 @@ class FlexiCubes(nn.Module):
         with alpha-scaled SDF values. The deviation is taken to the plain crossings, which all cubes at an edge
         share; the reference arrays agree with no other reading.
         """
+        slot_D, patch_D = plan.slot_D, plan.patch_D
         shape_D, cube_D, case_D = surface.shape_S[slot_D], surface.cube_S[slot_D], surface.case_S[slot_D]
         edges_D7, size_D1 = self.patch_edges[case_D, patch_D], self.patch_size[case_D, patch_D][:, None]
         used_D7 = torch.arange(edges_D7.shape[1], device=size_D1.device) < size_D1
         corners_D72 = self.cube_edges[edges_D7]
         ends_D72 = self.grid.cubes_Q8[cube_D[:, None, None], corners_D72]
         flat_D72 = shape_D[:, None, None] * sdf_BN.shape[1] + ends_D72
-        sdf_D72 = sdf_BN.reshape(-1)[flat_D72]
-        position_D723 = self.grid.vertices_N3[ends_D72] + deform_BN3.reshape(-1, 3)[flat_D72]
-        alpha_D72 = weights.alpha_S8[slot_D[:, None, None], corners_D72]
-        beta_D7 = weights.beta_S12[slot_D[:, None], edges_D7] * used_D7
+        sdf_D72 = pick(sdf_BN.reshape(-1), flat_D72)
+        position_D723 = self.grid.vertices_N3[ends_D72] + pick(deform_BN3.reshape(-1, 3), flat_D72)
+        alpha_D72 = pick(weights.alpha_S8.reshape(-1), slot_D[:, None, None] * 8 + corners_D72)
+        beta_D7 = pick(weights.beta_S12.reshape(-1), slot_D[:, None] * 12 + edges_D7) * used_D7
 
         crossing_D73 = interpolate_zero(position_D723, sdf_D72 * alpha_D72)
         vertices_D3 = (beta_D7[..., None] * crossing_D73).sum(dim=1) / beta_D7.sum(dim=1, keepdim=True)
@@ -211,34 +258,26 @@ class FlexiCubes(nn.Module):
         mean_D1 = (distance_D7 * used_D7).sum(dim=1, keepdim=True) / size_D1
         return vertices_D3, (distance_D7 - mean_D1).abs() * used_D7, used_D7
 
-    def _quads(self, surface: SurfaceCubes, first_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(slots_K4, duals_K4, shape_K): the four cubes and dual vertices around each crossed inner grid edge.
+    def _quads(self, surface: SurfaceCubes, plan: Plan) -> tuple[Tensor, Tensor]:
+        """(slots_K4, duals_K4): the four cubes and dual vertices around each crossed inner grid edge.
 
-        The quad of an edge belongs to the cube whose corner 0 is the edge's lower end and that holds it there,
-        so each is found once. Faces wind outward.
+        Faces wind outward.
         """
-        lower_S3 = self.grid.neighbors_Q6[surface.cube_S][:, 0::2].long()
-        # Cyclic axes: for the edge along `axis`, the cubes below in axis + 1, in axis + 2, and in both.
-        below_b_S3, below_c_S3 = lower_S3.roll(-1, dims=1), lower_S3.roll(-2, dims=1)
-        below_bc_S3 = self.grid.neighbors_Q6[below_b_S3.clamp(min=0), self.second_lower_face].long()
-        inside_S1 = surface.code_S[:, None] & 1 != 0
-        crossed_S3 = (surface.code_S[:, None] & self.edge_end_bit != 0) != inside_S1
-        crossed_S3 = crossed_S3 & (below_b_S3 >= 0) & (below_c_S3 >= 0) & (below_bc_S3 >= 0)
-        slot_K, axis_K = crossed_S3.nonzero(as_tuple=True)
-
-        shape_K = surface.shape_S[slot_K]
-        cubes_K3 = torch.stack(
-            [below[slot_K, axis_K] for below in (below_b_S3, below_bc_S3, below_c_S3)], dim=1
-        )
-        others_K3 = surface.slot_BQ[shape_K[:, None], cubes_K3].long()
-        slots_K4 = torch.cat([slot_K[:, None], others_K3], dim=1)
-        patches_K4 = self.patch_of_edge[surface.case_S[slots_K4], self.quad_edges[axis_K]]
-        duals_K4 = first_S[slots_K4] + patches_K4
+        slot_K1 = plan.slot_K[:, None]
+        others_K3 = surface.slot_BQ[surface.shape_S[slot_K1], plan.others_K3].long()
+        slots_K4 = torch.cat([slot_K1, others_K3], dim=1)
+        patches_K4 = self.patch_of_edge[surface.case_S[slots_K4], self.quad_edges[plan.axis_K]]
+        duals_K4 = plan.first_S[slots_K4] + patches_K4
         # Counter-clockwise about the axis looks along it: outward where the edge leaves the inside.
-        outward_K1 = inside_S1[slot_K]
+        outward_K1 = surface.code_S[slot_K1] & 1 != 0
         slots_K4 = torch.where(outward_K1, slots_K4, slots_K4.flip(1))
         duals_K4 = torch.where(outward_K1, duals_K4, duals_K4.flip(1))
-        return slots_K4, duals_K4, shape_K
+        return slots_K4, duals_K4
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """values[index]: rows by an index of any shape. The gradient is added in place: indexing would sort first."""
+    return values.index_select(0, index.flatten()).view(*index.shape, *values.shape[1:])
 
 
 def interpolate_zero(ends_D723: Tensor, values_D72: Tensor) -> Tensor:
@@ -258,17 +297,22 @@ def split_along_diagonal(duals_K4: Tensor, diagonal_K2: Tensor) -> Tensor:
 
 
 def split_at_midpoint(
-    vertices_D3: Tensor, shape_D: Tensor, duals_K4: Tensor, shape_K: Tensor, diagonal_K2: Tensor, batch: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four triangles per quad: (vertices_V3, faces_F3, dual vertices per shape, midpoints per shape).
+    vertices_D3: Tensor,
+    shape_D: Tensor,
+    duals_K4: Tensor,
+    shape_K: Tensor,
+    diagonal_K2: Tensor,
+    counts_2B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Four triangles per quad: (vertices_V3, faces_F3). counts_2B: dual vertices and quads of each shape.
 
     Paper (flexible quad splitting): the midpoint is the mean of the midpoints of both diagonals, weighted by the product of
     their ends' gamma. The dual vertices of a shape come first, then its midpoints.
     """
-    corners_K43 = vertices_D3[duals_K4]
+    corners_K43 = pick(vertices_D3, duals_K4)
     middles_K23 = 0.5 * (corners_K43[:, :2] + corners_K43[:, 2:])
     mids_K3 = (diagonal_K2[..., None] * middles_K23).sum(dim=1) / diagonal_K2.sum(dim=1, keepdim=True)
-    duals_B, mids_B = run_lengths(shape_D, batch), run_lengths(shape_K, batch)
+    duals_B, mids_B = counts_2B
     # A dual vertex moves up by the midpoints of the shapes before, a midpoint by all dual vertices up to its shape's.
     mids_before_B, duals_through_B = mids_B.cumsum(0) - mids_B, duals_B.cumsum(0)
     place_D = torch.arange(len(shape_D), device=shape_D.device) + mids_before_B[shape_D]
@@ -277,10 +321,4 @@ def split_at_midpoint(
     vertices_V3 = torch.empty_like(both_V3).index_copy(0, torch.cat([place_D, place_K]), both_V3)
     rim_K4, mid_K4 = place_D[duals_K4], place_K[:, None].expand(-1, 4)
     faces_F3 = torch.stack([rim_K4, rim_K4.roll(-1, dims=1), mid_K4], dim=2).view(-1, 3)
-    return vertices_V3, faces_F3, duals_B, mids_B
-
-
-def run_lengths(sorted_X: Tensor, count: int) -> Tensor:
-    """How often 0 ... count - 1 occur in an ascending int64 tensor; no synchronisation, no atomics."""
-    bounds = torch.arange(count + 1, device=sorted_X.device)
-    return torch.searchsorted(sorted_X, bounds).diff()
+    return vertices_V3, faces_F3
