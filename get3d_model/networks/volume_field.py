@@ -91,8 +91,25 @@ class ResidualBlock3d(nn.Module):
 
 
 def upsample_2x_trilinear(x_BCDHW: Tensor) -> Tensor:
-    """Doubles the resolution; voxel centres are not aligned to the corners, borders are repeated."""
-    return F.interpolate(x_BCDHW, scale_factor=2, mode="trilinear", align_corners=False)
+    """Doubles the resolution; voxel centres are not aligned to the corners, borders are repeated. Channels come last
+    in memory.
+
+    One small matrix product with fixed weights per axis: no scatter in the backward pass, and no change of layout
+    between convolutions.
+    """
+    depth, height, width = x_BCDHW.shape[2:]
+    x = x_BCDHW.permute(0, 2, 3, 4, 1)
+    x = torch.matmul(doubling_weights(width, x), x)
+    x = torch.matmul(doubling_weights(height, x), x.flatten(3))
+    x = torch.matmul(doubling_weights(depth, x), x.flatten(2))
+    return x.unflatten(2, (2 * height, 2 * width, -1)).permute(0, 4, 1, 2, 3)
+
+
+def doubling_weights(size: int, like: Tensor) -> Tensor:
+    """(2 size) x size: 3/4 of the nearer, 1/4 of the farther of two values."""
+    position_P1 = ((torch.arange(2 * size, device=like.device) + 0.5) / 2 - 0.5).clamp(0, size - 1)[:, None]
+    distance_PR = (position_P1 - torch.arange(size, device=like.device)).abs()
+    return (1.0 - distance_PR).clamp(min=0.0).to(like.dtype)
 
 
 class VolumeField(nn.Module):
