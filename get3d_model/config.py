@@ -212,6 +212,9 @@ class TrainingConfig:
     """Checkpoints in a row without a better validation metric after which training ends; none: never."""
     rank_timeout_s: float = 600.0
     """How long the processes of a run wait for one that hangs; longer than a checkpoint with its validation takes."""
+    recompute_activations: bool = False
+    """On a GPU the discriminators make the inputs of their convolutions again instead of keeping them: less than
+    half the activations, a few per cent slower."""
     seed: int = 0
     data_workers: int = 4
     """Threads that decode images ahead of the training step; 1 is best for small images, which stay in memory."""

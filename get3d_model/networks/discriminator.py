@@ -8,6 +8,7 @@ Shape legend: B batch, C channels, H W size, E camera encoding, K classes
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,11 @@ class DiscriminatorBlock(nn.Module):
     Bias and activation of `conv1` are left to the block below, which reads its result anyway.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, image_channels: int, clamp: float | None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, image_channels: int, clamp: float | None, recompute: bool
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.fromrgb = FromRgb(image_channels, in_channels, clamp)
         self.conv0 = Conv2d(in_channels, in_channels, 3, clamp=clamp)
         self.conv1 = Conv2d(in_channels, out_channels, 3, clamp=clamp)
@@ -73,9 +77,11 @@ class DiscriminatorBlock(nn.Module):
     def forward(
         self, below: PendingActivation | None, image: Tensor, dtype: torch.dtype
     ) -> PendingActivation:
-        x = self.fromrgb(below, image, dtype)
-        x = activated_low_pass(self.conv0.convolve(x, padding=1), self.conv0.bias, self.conv0.clamp)
-        return PendingActivation(self.conv1.convolve(x, stride=2), self.conv1.bias, self.conv1.clamp)
+        enter = partial(self.fromrgb, below, image, dtype)
+        raw = self.conv0.convolve(enter(), padding=1, remake_input=enter if self.recompute else None)
+        low_pass = partial(activated_low_pass, raw, self.conv0.bias, self.conv0.clamp)
+        out = self.conv1.convolve(low_pass(), stride=2, remake_input=low_pass if self.recompute else None)
+        return PendingActivation(out, self.conv1.bias, self.conv1.clamp)
 
 
 class DiscriminatorEpilogue(nn.Module):
@@ -112,8 +118,12 @@ class Discriminator(nn.Module):
         mapping_layers: int = 8,
         minibatch_std_group: int = MINIBATCH_STD_GROUP,
         num_classes: int = 0,
+        recompute_activations: bool = False,
     ) -> None:
-        """num_classes: of a class-conditional model; its one-hot class stands beside the camera encoding."""
+        """num_classes: of a class-conditional model; its one-hot class stands beside the camera encoding.
+
+        recompute_activations: inputs of convolutions are made again in the backward pass instead of being kept.
+        """
         super().__init__()
         self.resolution = resolution
         self.num_classes = num_classes
@@ -127,6 +137,7 @@ class Discriminator(nn.Module):
                     block_channels(res // 2, channel_base, channel_max),
                     image_channels,
                     clamp if res > self.half_precision_from else None,
+                    recompute_activations,
                 )
                 self.add_module(f"{prefix}b{res}", block)
             self.add_module(

@@ -10,6 +10,7 @@ Shape legend: B batch, I input channels, O output channels, H W size, P points, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +74,16 @@ class Conv2d(nn.Module):
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.clamp = clamp
 
-    def convolve(self, x_BIHW: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-        """The convolution without bias and activation, for what fuses them with its next step."""
-        return conv2d(x_BIHW, scaled_weight(self.weight, self.weight_gain, x_BIHW.dtype), stride, padding)
+    def convolve(
+        self,
+        x_BIHW: Tensor,
+        stride: int = 1,
+        padding: int = 0,
+        remake_input: Callable[[], Tensor] | None = None,
+    ) -> Tensor:
+        """The convolution without bias and activation, for what fuses them with its next step (see `ops.conv`)."""
+        weight = scaled_weight(self.weight, self.weight_gain, x_BIHW.dtype)
+        return conv2d(x_BIHW, weight, stride, padding, remake_input)
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         out = self.convolve(x_BIHW, padding=self.weight.shape[-1] // 2)

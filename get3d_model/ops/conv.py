@@ -9,7 +9,7 @@ Shape legend: B batch, I input channels, O output channels, K kernel size, H W s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -40,11 +40,21 @@ def weight_gradients_wanted() -> bool:
     return _weight_gradients
 
 
-def conv2d(x_BIHW: Tensor, weight_OIKK: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """F.conv2d without bias, twice differentiable."""
+def conv2d(
+    x_BIHW: Tensor,
+    weight_OIKK: Tensor,
+    stride: int = 1,
+    padding: int = 0,
+    remake_input: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """F.conv2d without bias, twice differentiable.
+
+    remake_input: makes the input again, for the weight's gradient, from what is kept anyway; then the input itself
+    is not kept (CUDA only). Called without gradients.
+    """
     if not x_BIHW.is_cuda:
         return F.conv2d(x_BIHW, weight_OIKK, stride=stride, padding=padding)
-    return _Conv2d.apply(x_BIHW, weight_OIKK, stride, padding)
+    return _Conv2d.apply(x_BIHW, weight_OIKK, stride, padding, remake_input)
 
 
 def conv_transpose2d_2x(x_BIHW: Tensor, weight_OIKK: Tensor) -> Tensor:
@@ -64,9 +74,10 @@ def _derivative(
 
 class _Conv2d(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, stride: int, padding: int, remake_input) -> Tensor:
         # The input is kept for the weight's gradient alone.
-        keep = ctx.needs_input_grad[1]
+        keep = ctx.needs_input_grad[1] and remake_input is None
+        ctx.remake_input = remake_input
         ctx.save_for_backward(x if keep else None, weight)
         ctx.geometry, ctx.shape = (stride, padding), x.shape
         return F.conv2d(x, weight, stride=stride, padding=padding)
@@ -78,8 +89,11 @@ class _Conv2d(Function):
         grad_x = _InputGradient.apply(grad, weight, ctx.shape, *ctx.geometry) if need_x else None
         grad_weight = None
         if need_weight and _weight_gradients:
+            if x is None:
+                with torch.no_grad():
+                    x = ctx.remake_input()
             _, grad_weight = _derivative(grad, x, weight, *ctx.geometry, (False, True))
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
 class _InputGradient(Function):

@@ -34,6 +34,9 @@ def _warm_up(run: Callable[[], object]) -> None:
         for _ in range(WARMUP_RUNS):
             run()
     torch.cuda.current_stream().wait_stream(stream)
+    # What ran here runs from the graph's own memory from now on.
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
 
 
 @dataclass

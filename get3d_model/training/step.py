@@ -114,6 +114,7 @@ def build_training_step(
         half_blocks,
         model.activation_clamp if half_blocks else None,
         num_classes=model.num_classes,
+        recompute_activations=training.recompute_activations,
     ).to(device)
     for module in (generator, discriminator):
         world.broadcast(module)

@@ -19,7 +19,7 @@ from get3d_model.ops.fused.common import GAIN, SLOPE, cdiv, channels_last, empty
 from get3d_model.ops.leaky import LEAKY_GAIN
 
 ROWS = 32
-VALUES, WARPS = 512, 4
+VALUES, WARPS = 256, 4
 """Lanes times channels of a program, and its warps."""
 PHASES = 4
 """Neighbouring outputs that one lane makes from seven inputs, each read and activated once."""

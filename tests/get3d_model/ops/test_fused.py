@@ -153,9 +153,10 @@ def small_config() -> ModelConfig:
     )  # fmt: skip
 
 
-def test_r1_through_the_whole_discriminator(monkeypatch):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_r1_through_the_whole_discriminator(monkeypatch, recompute):
     torch.manual_seed(0)
-    discriminator = Discriminator(64, 1024, 64).cuda()
+    discriminator = Discriminator(64, 1024, 64, recompute_activations=recompute).cuda()
     images = torch.randn(4, 4, 64, 64, device="cuda", requires_grad=True)
     angles = torch.rand(4, 2, device="cuda")
 
