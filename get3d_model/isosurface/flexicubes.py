@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from get3d_model.isosurface.cube_grid import CubeGrid
 from get3d_model.isosurface.dual_tables import CUBE_EDGES, dual_tables, quad_edges
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.types import EdgeDeviation, ExtractedSurface, GeometryOutput, PackedMeshes
 
 NUM_WEIGHTS = 21
@@ -68,15 +69,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class FlexiCubesWeights:
-    """The weights of surface cubes. beta_S12: per edge, alpha_S8: per corner, gamma_S: of the whole cube."""
-
-    beta_S12: Tensor
-    alpha_S8: Tensor
-    gamma_S: Tensor
-
-
-@dataclass(frozen=True)
 class FlexiCubesOutput:
     """Meshes and what their regulariser needs.
 
@@ -90,12 +82,15 @@ class FlexiCubesOutput:
     used_D7: Tensor
 
 
-def activate_weights(raw_S21: Tensor) -> FlexiCubesWeights:
-    """The published ranges: beta and alpha in (0.5, 1.5), gamma in (0.25, 0.75)."""
-    signed_S20 = 1.0 + 0.5 * torch.tanh(raw_S21[:, :20])
-    return FlexiCubesWeights(
-        signed_S20[:, :12], signed_S20[:, 12:], 0.25 + 0.5 * torch.sigmoid(raw_S21[:, 20])
-    )
+def vertex_weights(raw_S21: Tensor) -> tuple[Tensor, Tensor]:
+    """(beta_S12 per edge, alpha_S8 per corner) in the published range (0.5, 1.5)."""
+    beta_S12, alpha_S8 = (1.0 + 0.5 * torch.tanh(raw_S21[:, :20])).split([12, 8], dim=1)
+    return beta_S12, alpha_S8
+
+
+def quad_weights(raw_S21: Tensor) -> Tensor:
+    """gamma_S of whole cubes in the published range (0.25, 0.75)."""
+    return 0.25 + 0.5 * torch.sigmoid(raw_S21[:, 20])
 
 
 class FlexiCubes(nn.Module):
@@ -170,13 +165,14 @@ class FlexiCubes(nn.Module):
     ) -> FlexiCubesOutput:
         """The meshes, given the raw weights of the surface cubes alone."""
         batch = sdf_BN.shape[0]
-        weights = activate_weights(raw_weights_S21)
         with torch.no_grad():
             plan = self._plan(surface, batch)
             slots_K4, duals_K4 = self._quads(surface, plan)
-        vertices_D3, deviation_D7, used_D7 = self._dual_vertices(surface, plan, sdf_BN, deform_BN3, weights)
+        fused = is_fused(sdf_BN) and sdf_BN.dtype == raw_weights_S21.dtype == torch.float32
+        make_vertices = self._fused_vertices if fused else self._dual_vertices
+        vertices_D3, deviation_D7, used_D7 = make_vertices(surface, plan, sdf_BN, deform_BN3, raw_weights_S21)
         # The weight of the diagonal between the first and third, and the second and fourth corner.
-        gamma_K4 = pick(weights.gamma_S, slots_K4)
+        gamma_K4 = pick(quad_weights(raw_weights_S21), slots_K4)
         diagonal_K2 = gamma_K4[:, :2] * gamma_K4[:, 2:]
         if self.training:
             vertices_V3, faces_F3 = split_at_midpoint(
@@ -231,7 +227,7 @@ class FlexiCubes(nn.Module):
         plan: Plan,
         sdf_BN: Tensor,
         deform_BN3: Tensor,
-        weights: FlexiCubesWeights,
+        raw_weights_S21: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(positions, distance deviations, slots in use).
 
@@ -248,8 +244,9 @@ class FlexiCubes(nn.Module):
         flat_D72 = shape_D[:, None, None] * sdf_BN.shape[1] + ends_D72
         sdf_D72 = pick(sdf_BN.reshape(-1), flat_D72)
         position_D723 = self.grid.vertices_N3[ends_D72] + pick(deform_BN3.reshape(-1, 3), flat_D72)
-        alpha_D72 = pick(weights.alpha_S8.reshape(-1), slot_D[:, None, None] * 8 + corners_D72)
-        beta_D7 = pick(weights.beta_S12.reshape(-1), slot_D[:, None] * 12 + edges_D7) * used_D7
+        beta_S12, alpha_S8 = vertex_weights(raw_weights_S21)
+        alpha_D72 = pick(alpha_S8.reshape(-1), slot_D[:, None, None] * 8 + corners_D72)
+        beta_D7 = pick(beta_S12.reshape(-1), slot_D[:, None] * 12 + edges_D7) * used_D7
 
         crossing_D73 = interpolate_zero(position_D723, sdf_D72 * alpha_D72)
         vertices_D3 = (beta_D7[..., None] * crossing_D73).sum(dim=1) / beta_D7.sum(dim=1, keepdim=True)
@@ -257,6 +254,21 @@ class FlexiCubes(nn.Module):
         distance_D7 = torch.linalg.vector_norm(offset_D73, dim=-1)
         mean_D1 = (distance_D7 * used_D7).sum(dim=1, keepdim=True) / size_D1
         return vertices_D3, (distance_D7 - mean_D1).abs() * used_D7, used_D7
+
+    def _fused_vertices(
+        self, surface: SurfaceCubes, plan: Plan, sdf_BN: Tensor, deform_BN3: Tensor, raw_weights_S21: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`_dual_vertices` by a kernel."""
+        from get3d_model.ops.fused.dual_vertices import DualPlaces, DualVertices
+
+        places = DualPlaces(
+            surface.shape_S, surface.cube_S, surface.case_S, plan.slot_D, plan.patch_D, self.patch_edges,
+            self.patch_size, self.cube_edges, self.grid.cubes_Q8, self.grid.vertices_N3,
+        )  # fmt: skip
+        vertices_D3, deviation_D7 = DualVertices.apply(sdf_BN, deform_BN3, raw_weights_S21, places)
+        size_D1 = self.patch_size[surface.case_S[plan.slot_D], plan.patch_D][:, None]
+        used_D7 = torch.arange(deviation_D7.shape[1], device=size_D1.device) < size_D1
+        return vertices_D3, deviation_D7, used_D7
 
     def _quads(self, surface: SurfaceCubes, plan: Plan) -> tuple[Tensor, Tensor]:
         """(slots_K4, duals_K4): the four cubes and dual vertices around each crossed inner grid edge.
