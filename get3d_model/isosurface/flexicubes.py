@@ -142,11 +142,7 @@ class FlexiCubes(nn.Module):
         Callers that compute weights for these cubes only can skip all others; see `extract`.
         """
         batch, num_cubes = sdf_BN.shape[0], self.grid.cubes_Q8.shape[0]
-        inside_BN = (sdf_BN >= 0).to(torch.uint8)
-        code_BQ = inside_BN.new_zeros(batch, num_cubes)
-        for corner in range(8):
-            at_corner_BQ = inside_BN.index_select(1, self.grid.cubes_Q8[:, corner])
-            code_BQ.add_(at_corner_BQ, alpha=1 << corner)
+        code_BQ = self._codes((sdf_BN >= 0).to(torch.uint8))
         shape_S, cube_S = ((code_BQ != 0) & (code_BQ != ALL_INSIDE)).nonzero(as_tuple=True)
         code_S = code_BQ[shape_S, cube_S].long()
         slot_BQ = torch.empty(batch, num_cubes, dtype=torch.int32, device=sdf_BN.device)
@@ -159,6 +155,21 @@ class FlexiCubes(nn.Module):
         meet_S = (face_S >= 0) & (across_S >= 0) & (face_across_S == face_S ^ 1)
         case_S = torch.where(meet_S, ALL_INSIDE - code_S, code_S)
         return SurfaceCubes(shape_S, cube_S, code_S, case_S, slot_BQ)
+
+    def _codes(self, inside_BN: Tensor) -> Tensor:
+        """BQ: bit k is the value at corner k. inside_BN: uint8, 0 or 1."""
+        if len(self.grid.lattices) == 1:
+            # Bit k = x + 2 y + 4 z weighs 2^x 4^y 16^z: one axis after the other, without a gather.
+            codes = inside_BN.unflatten(1, tuple(len(axis) for axis in self.grid.lattices[0]))
+            for dim, weight in ((1, 2), (2, 4), (3, 16)):
+                cubes = codes.shape[dim] - 1
+                codes = torch.add(codes.narrow(dim, 0, cubes), codes.narrow(dim, 1, cubes), alpha=weight)
+            return codes.flatten(1)
+        code_BQ = inside_BN.new_zeros(len(inside_BN), len(self.grid.cubes_Q8))
+        for corner in range(8):
+            at_corner_BQ = inside_BN.index_select(1, self.grid.cubes_Q8[:, corner])
+            code_BQ.add_(at_corner_BQ, alpha=1 << corner)
+        return code_BQ
 
     def extract(
         self, surface: SurfaceCubes, sdf_BN: Tensor, deform_BN3: Tensor, raw_weights_S21: Tensor
