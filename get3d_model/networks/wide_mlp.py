@@ -9,16 +9,20 @@ one batched matrix product and one in-place leaky ReLU per layer, and nothing el
 
 Channels come last and are padded to a multiple of 8, the alignment that tensor cores need.
 
-Shape legend: B batch, P points, I input channels, O output channels, D w width, L layers (copies of w)
+Shape legend: B batch, P points, C chunks of points of all shapes, I input channels, O output channels, D w width,
+L layers (copies of w)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from get3d_model.networks.layers import ModulatedLinear
 from get3d_model.ops.half_domain import HalfDomain
@@ -26,6 +30,8 @@ from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 from get3d_model.ops.modulated_conv import modulated_linear_weight
 
 ALIGNMENT = 8
+MAX_CHUNKS = 16
+"""Of a sum over points. A grid of resolution 90 has 13 (tetrahedra: 46^3 + 45^3 vertices) or 15 (cubes: 90^3)."""
 
 
 def padded(channels: int) -> int:
@@ -70,13 +76,44 @@ def wide_layers(
     )
 
 
+class PointProduct(Function):
+    """points BPI times weight BIO, BPO. As torch.bmm, but the weight's gradient is a sum over chunks of points.
+
+    One product per shape would sum over all points in a handful of blocks, and leave most of a GPU idle.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points_BPI: Tensor, weight_BIO: Tensor) -> Tensor:
+        ctx.save_for_backward(points_BPI, weight_BIO)
+        return torch.bmm(points_BPI, weight_BIO)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BPO: Tensor) -> tuple[Tensor | None, Tensor]:
+        points_BPI, weight_BIO = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0]
+        grad_points_BPI = torch.bmm(grad_BPO, weight_BIO.transpose(1, 2)) if wanted else None
+        batch, chunks = len(points_BPI), chunk_count(points_BPI.shape[1])
+        points_CPI, grad_CPO = (
+            x.unflatten(1, (chunks, -1)).flatten(0, 1) for x in (points_BPI, grad_BPO.contiguous())
+        )
+        partial_CIO = torch.bmm(points_CPI.transpose(1, 2), grad_CPO)
+        grad_weight_BIO = partial_CIO.unflatten(0, (batch, chunks)).sum(dim=1, dtype=torch.float32)
+        return grad_points_BPI, grad_weight_BIO.to(weight_BIO.dtype)
+
+
+def chunk_count(points: int) -> int:
+    """The most chunks of equal size, up to MAX_CHUNKS."""
+    return max((n for n in range(1, MAX_CHUNKS + 1) if points % n == 0), default=1)
+
+
 def wide_mlp(
     layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain
 ) -> Tensor:
     """The layers on points that `with_constant` made, in the domain `half`; returns BPO, still in it."""
     x_BPI = points_BPI
     for layer, w_BD in zip(layers, ws_BLD.unbind(dim=1), strict=True):
-        x_BPI = torch.bmm(x_BPI, half.enter(layer_matrix(layer, w_BD)))
+        x_BPI = PointProduct.apply(x_BPI, half.enter(layer_matrix(layer, w_BD)))
         if layer.activate:
             x_BPI = F.leaky_relu_(x_BPI, LEAKY_SLOPE)
     return x_BPI[..., : layers[-1].weight.shape[0]]
