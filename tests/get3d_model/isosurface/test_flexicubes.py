@@ -128,6 +128,15 @@ def test_without_the_ambiguous_cases_rule_the_same_sdfs_are_not_manifold():
     assert not is_closed_oriented_manifold(faces)
 
 
+@pytest.mark.parametrize("lattice", [True, False])
+def test_codes_are_the_bits_of_the_corners(lattice):
+    built = cube_grid(4, 1.0)
+    grid = built if lattice else CubeGrid(built.vertices_N3, built.cubes_Q8, 4)
+    inside = (torch.rand(2, 125, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    expected = (inside[:, grid.cubes_Q8].long() << torch.arange(8)).sum(dim=2)
+    assert torch.equal(FlexiCubes(grid)._codes(inside).long(), expected)
+
+
 def test_two_problem_cubes_at_their_ambiguous_face():
     """Two inside corners on a diagonal of the shared face, nothing else inside: two separate boxes."""
     sdf = -torch.ones(6, 6, 6)
