@@ -71,7 +71,8 @@ class _Leave(torch.autograd.Function):
 
 def gradient_scale(grads: tuple[Tensor, ...]) -> Tensor:
     """The factor that brings gradients to the limits above; 1 where all are zero or one is not finite."""
-    largest = torch.stack([g.abs().amax() for g in grads]).amax()
-    total = torch.stack([g.abs().sum() for g in grads]).sum()
+    # Norms read every gradient once and write nothing.
+    largest = torch.stack([torch.linalg.vector_norm(g, torch.inf) for g in grads]).amax()
+    total = torch.stack([torch.linalg.vector_norm(g, 1) for g in grads]).sum()
     scale = torch.minimum(MAX_GRADIENT / largest, MAX_GRADIENT_SUM / total)
     return torch.where(torch.isfinite(scale) & (scale > 0), scale, torch.ones_like(scale))
