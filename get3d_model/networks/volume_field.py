@@ -2,7 +2,8 @@
 
 Source: GET3D (Gao et al. 2022), section 3.1 and appendix. Parameter names are those of the published checkpoints.
 
-Shape legend: B batch, C I O channels, D H W volume size, R resolution, P points, L layers (copies of w)
+Shape legend: B batch, C I O channels, D H W volume size, R resolution, U twice that,
+P points, L layers (copies of w)
 """
 
 from __future__ import annotations
@@ -82,34 +83,33 @@ class ResidualBlock3d(nn.Module):
         self.conv0 = SynthesisLayer3d(in_channels, out_channels, w_dim, resolution)
         self.conv1 = SynthesisLayer3d(out_channels, out_channels, w_dim, resolution)
         self.skip = Projection3d(in_channels, out_channels)
+        self.register_buffer("doubling_UR", doubling_weights(resolution // 2), persistent=False)
 
     def forward(self, x_BIDHW: Tensor, ws_BLD: Tensor, half: HalfDomain) -> Tensor:
         # The projection commutes with the interpolation and costs an eighth below it.
-        skip = upsample_2x_trilinear(self.skip(x_BIDHW, half))
-        x = self.conv0(upsample_2x_trilinear(x_BIDHW), ws_BLD[:, 0], half)
+        doubling_UR = self.doubling_UR.to(x_BIDHW.dtype)
+        skip = upsample_2x_trilinear(self.skip(x_BIDHW, half), doubling_UR)
+        x = self.conv0(upsample_2x_trilinear(x_BIDHW, doubling_UR), ws_BLD[:, 0], half)
         return (self.conv1(x, ws_BLD[:, 1], half) + skip) * BRANCH_GAIN
 
 
-def upsample_2x_trilinear(x_BCDHW: Tensor) -> Tensor:
-    """Doubles the resolution; voxel centres are not aligned to the corners, borders are repeated. Channels come last
-    in memory.
+def upsample_2x_trilinear(x_BCDHW: Tensor, doubling_UR: Tensor) -> Tensor:
+    """Doubles the resolution of cubic volumes; voxel centres are not aligned to the corners, borders are repeated.
 
-    One small matrix product with fixed weights per axis: no scatter in the backward pass, and no change of layout
-    between convolutions.
+    doubling_UR: `doubling_weights`. One small matrix product per axis: no scatter in the backward pass, and channels
+    stay last in memory, as the convolutions have them.
     """
-    depth, height, width = x_BCDHW.shape[2:]
-    x = x_BCDHW.permute(0, 2, 3, 4, 1)
-    x = torch.matmul(doubling_weights(width, x), x)
-    x = torch.matmul(doubling_weights(height, x), x.flatten(3))
-    x = torch.matmul(doubling_weights(depth, x), x.flatten(2))
-    return x.unflatten(2, (2 * height, 2 * width, -1)).permute(0, 4, 1, 2, 3)
+    size = 2 * x_BCDHW.shape[2]
+    x = torch.matmul(doubling_UR, x_BCDHW.permute(0, 2, 3, 4, 1))
+    x = torch.matmul(doubling_UR, x.flatten(3))
+    x = torch.matmul(doubling_UR, x.flatten(2))
+    return x.unflatten(2, (size, size, -1)).permute(0, 4, 1, 2, 3)
 
 
-def doubling_weights(size: int, like: Tensor) -> Tensor:
-    """(2 size) x size: 3/4 of the nearer, 1/4 of the farther of two values."""
-    position_P1 = ((torch.arange(2 * size, device=like.device) + 0.5) / 2 - 0.5).clamp(0, size - 1)[:, None]
-    distance_PR = (position_P1 - torch.arange(size, device=like.device)).abs()
-    return (1.0 - distance_PR).clamp(min=0.0).to(like.dtype)
+def doubling_weights(resolution: int) -> Tensor:
+    """Linear interpolation from R to U = 2 R values: 3/4 of the nearer, 1/4 of the farther neighbour."""
+    position_U1 = ((torch.arange(2 * resolution) + 0.5) / 2 - 0.5).clamp(0, resolution - 1)[:, None]
+    return (1.0 - (position_U1 - torch.arange(resolution)).abs()).clamp(min=0.0)
 
 
 class VolumeField(nn.Module):
