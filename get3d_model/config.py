@@ -212,6 +212,8 @@ class TrainingConfig:
     """Checkpoints in a row without a better validation metric after which training ends; none: never."""
     rank_timeout_s: float = 600.0
     """How long the processes of a run wait for one that hangs; longer than a checkpoint with its validation takes."""
+    init_from: str | None = None
+    """Checkpoint whose weights a new run starts from (a path, as `--init-from`); none: random weights."""
     recompute_activations: bool = False
     """On a GPU the discriminators make the inputs of their convolutions again instead of keeping them: less than
     half the activations, a few per cent slower."""

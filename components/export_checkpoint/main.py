@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"file to write: in the published format, or where it ends with {BUNDLE_SUFFIX} as one weight file "
         "of ours, for keeping and for get3d train --init-from",
     )
+    parser.add_argument(
+        "--without-generator",
+        action="store_true",
+        help=f"leave out G, the generator behind the average; training goes on from G_ema ({BUNDLE_SUFFIX} only)",
+    )
     parser.add_argument("--half", action="store_true", help=f"weights as fp16 ({BUNDLE_SUFFIX} only)")
 
 
@@ -28,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
-    from get3d_model.bundle import EMA, PARTS, load_parts, save_bundle
+    from get3d_model.bundle import EMA, GENERATOR, PARTS, load_parts, save_bundle
     from get3d_model.config import config_from_dict
     from get3d_model.errors import InputError
     from get3d_model.generator import build_generator, stored_grid
@@ -55,12 +60,15 @@ def run(args: argparse.Namespace) -> None:
     if missing:
         print(f"get3d export-checkpoint: warning: {file} has no {' and no '.join(missing)}", file=sys.stderr)
     if args.out.suffix == BUNDLE_SUFFIX:
+        if args.without_generator:
+            parts = {part: state for part, state in parts.items() if part != GENERATOR}
         save_bundle(parts, args.out, description, args.half)
         print(f"{args.out}: {', '.join(parts)}, {args.out.stat().st_size / 1e6:.1f} MB")
         return
-    if args.half:
+    if args.half or args.without_generator:
+        option = "--half" if args.half else "--without-generator"
         raise InputError(
-            f"--half needs an --out that ends with {BUNDLE_SUFFIX}; the published format is fp32"
+            f"{option} needs an --out that ends with {BUNDLE_SUFFIX}; the published format is fp32 and has all parts"
         )
     unknown = [
         name

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="start from the weights of this checkpoint (fine-tuning, imported or pretrained models); "
-        "a checkpoint in --out goes first",
+        help="start from the weights of this checkpoint (fine-tuning, imported or pretrained models) instead of "
+        "training.init_from; a checkpoint in --out goes first",
     )
     parser.add_argument(
         "--metrics-textfile", type=Path, help="also write the current metrics here as a Prometheus .prom file"
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config)
     world = world_from_environment(config.training.rank_timeout_s)
     try:
-        trainer = Trainer(config, args.data, args.out, world, args.init_from)
+        start = args.init_from or config.training.init_from
+        trainer = Trainer(config, args.data, args.out, world, None if start is None else Path(start))
         if world.is_main:
             print(trainer.summary.describe(), flush=True)
         resumed = trainer.resume(args.restart_on_change)

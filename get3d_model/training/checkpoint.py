@@ -36,7 +36,7 @@ RETIRED_PREFIX = "stale-"
 RESUMABLE_CHANGES = {
     "training": {
         "total_kimg", "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "data_workers",
-        "w_avg_samples", "validation_images", "early_stopping_patience", "rank_timeout_s",
+        "w_avg_samples", "validation_images", "early_stopping_patience", "rank_timeout_s", "recompute_activations",
     },
     "meshes": None, "render": None, "evaluation": None, "serving": None, "name": None,
 }  # fmt: skip

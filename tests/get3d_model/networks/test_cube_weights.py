@@ -103,7 +103,8 @@ def test_the_kernel_agrees_with_the_composition(side: int) -> None:
     for device in ("cpu", "cuda"):
         mlp.zero_grad(set_to_none=True)
         mlp.to(device)
-        x = samples.to(device).requires_grad_(True)
+        # A leaf of its own on either device: the first must not turn `samples` into a part of the graph.
+        x = samples.clone().to(device).requires_grad_(True)
         weights = mlp(LatticeSamples(x, ((side + 1,) * 3,)), ws.to(device))
         (weights * direction.to(device)).sum().backward()
         results.append([v.cpu() for v in (weights.detach(), x.grad, *(p.grad for p in mlp.parameters()))])
