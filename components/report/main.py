@@ -39,9 +39,11 @@ def run(args: argparse.Namespace) -> None:
 
     inputs = read_inputs(args.config, args.data, args.meshes, args.training, args.metrics, args.samples)
     identity = inputs.sampler.identity
+    start = inputs.config.training.init_from
+    trained = f"trained on {identity.kimg:g} kimg" + (f" from {Path(start).name} on" if start else "")
     sheet = contact_sheet(
         inputs.config.name,
-        f"GET3D, trained on {identity.kimg:g} kimg, checkpoint {identity.sha256[:12]}",
+        f"GET3D, {trained}, checkpoint {identity.sha256[:12]}",
         make_bands(inputs, CELL),
         args.credits,
     )

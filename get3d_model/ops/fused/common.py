@@ -45,10 +45,6 @@ def limit_of(clamp: float | None) -> float:
     return NO_CLAMP if clamp is None else clamp * LEAKY_GAIN
 
 
-def is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
-
-
 def channels_last(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.contiguous(memory_format=torch.channels_last)
 

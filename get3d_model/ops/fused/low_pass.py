@@ -24,9 +24,9 @@ VALUES, WARPS = 256, 4
 PHASES = 4
 """Neighbouring outputs that one lane makes from seven inputs, each read and activated once."""
 
-# What is read: the image itself; its activation act(x + bias); or a second image times the slope at x + bias.
+# SOURCE, what is read: the image itself; its activation act(x + bias); or the image times the slope of another.
 PLAIN, ACTIVATED, SLOPED = 0, 1, 2
-# What is written: the filtered value; times the slope of another image (and its sum); or the synthesis epilogue.
+# TARGET, what is written: the filtered value; times the slope of another image (and its sum); the synthesis epilogue.
 AS_IS, TIMES_SLOPE, EPILOGUE = 0, 1, 2
 
 
@@ -200,12 +200,12 @@ def _low_pass_kernel(
         tl.store(sums_GC + block.to(tl.int64) * C + channel, tl.sum(sums, axis=0), mask=c_ok)
 
 
-def _launch(
+def filter_image(
     src: Tensor, height: int, width: int, pad: int, *, gain: float = 1.0, other: Tensor | None = None,
-    bias: Tensor | None = None, clamp: float | None = None, source: int = 0, target: int = 0, sums: bool = False,
+    bias: Tensor | None = None, clamp: float | None = None, source: int = PLAIN, target: int = AS_IS, sums: bool = False,
     scale: Tensor | None = None, noise: Tensor | None = None, strength: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Runs the kernel; returns (out BChw, per-channel sums C or None)."""
+    """Filters, padded by `pad` zeros on the top and left; returns (out BChw, per-channel sums C or None)."""
     batch, channels, in_height, in_width = src.shape
     out = empty_nhwc(batch, channels, height, width, src)
     block_c = min(triton.next_power_of_2(channels), 64)
@@ -228,7 +228,7 @@ def _launch(
 
 def low_pass(x_BCHW: Tensor, height: int, width: int, pad: int, gain: float = 1.0) -> Tensor:
     """The filter alone (no gradient); `pad` zeros on the top and left, as many as needed below and right."""
-    return _launch(channels_last(x_BCHW), height, width, pad, gain=gain)[0]
+    return filter_image(channels_last(x_BCHW), height, width, pad, gain=gain)[0]
 
 
 class ActivatedLowPass(Function):
@@ -239,8 +239,8 @@ class ActivatedLowPass(Function):
         x = channels_last(x)
         ctx.save_for_backward(x, bias)
         ctx.clamp = clamp
-        return _launch(
-            x, x.shape[2] + 1, x.shape[3] + 1, 2, bias=bias, clamp=clamp, source=1
+        return filter_image(
+            x, x.shape[2] + 1, x.shape[3] + 1, 2, bias=bias, clamp=clamp, source=ACTIVATED
         )[0]  # fmt: skip
 
     @staticmethod
@@ -259,17 +259,17 @@ class _ActivatedLowPassGrad(Function):
     def forward(ctx, grad: Tensor, x: Tensor, bias: Tensor, clamp: float | None, needs_bias: bool):
         ctx.save_for_backward(x, bias)
         ctx.clamp = clamp
-        grad_x, grad_bias = _launch(
+        grad_x, grad_bias = filter_image(
             channels_last(grad), x.shape[2], x.shape[3], 1,
-            other=x, bias=bias, clamp=clamp, target=1, sums=needs_bias,
+            other=x, bias=bias, clamp=clamp, target=TIMES_SLOPE, sums=needs_bias,
         )  # fmt: skip
         return grad_x, grad_bias
 
     @staticmethod
     def backward(ctx, grad_grad_x: Tensor, _grad_grad_bias):
         x, bias = ctx.saved_tensors
-        out, _ = _launch(
+        out, _ = filter_image(
             channels_last(grad_grad_x), x.shape[2] + 1, x.shape[3] + 1, 2,
-            other=x, bias=bias, clamp=ctx.clamp, source=2,
+            other=x, bias=bias, clamp=ctx.clamp, source=SLOPED,
         )  # fmt: skip
         return out, None, None, None, None

@@ -25,7 +25,7 @@ from get3d_model.ops.fused.common import (
     limit_of,
     programs_for,
 )
-from get3d_model.ops.fused.low_pass import _launch, low_pass
+from get3d_model.ops.fused.low_pass import EPILOGUE, filter_image, low_pass
 
 
 @triton.jit
@@ -98,8 +98,8 @@ class SynthesisEpilogue(Function):
         scale_BC = scale_BC.contiguous()
         limit = limit_of(clamp)
         if up:
-            y, _ = _launch(
-                x, height - 1, width - 1, 1, gain=4.0, bias=bias_C, clamp=clamp, target=2,
+            y, _ = filter_image(
+                x, height - 1, width - 1, 1, gain=4.0, bias=bias_C, clamp=clamp, target=EPILOGUE,
                 scale=scale_BC, noise=noise_HW, strength=strength,
             )  # fmt: skip
         else:
