@@ -214,6 +214,8 @@ class TrainingConfig:
     """How long the processes of a run wait for one that hangs; longer than a checkpoint with its validation takes."""
     init_from: str | None = None
     """Checkpoint whose weights a new run starts from (a path, as `--init-from`); none: random weights."""
+    cuda_graphs: bool = True
+    """On a GPU networks and losses are recorded once and replayed; off: kernel by kernel, for debugging."""
     recompute_activations: bool = False
     """On a GPU the discriminators make the inputs of their convolutions again instead of keeping them: less than
     half the activations, a few per cent slower."""

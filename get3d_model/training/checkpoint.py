@@ -37,6 +37,7 @@ RESUMABLE_CHANGES = {
     "training": {
         "total_kimg", "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "data_workers",
         "w_avg_samples", "validation_images", "early_stopping_patience", "rank_timeout_s", "recompute_activations",
+        "cuda_graphs",
     },
     "meshes": None, "render": None, "evaluation": None, "serving": None, "name": None,
 }  # fmt: skip

@@ -142,14 +142,14 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device),
+        make_runner(device, training.cuda_graphs),
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 
 
-def make_runner(device: torch.device) -> Runner:
+def make_runner(device: torch.device, graphs: bool = True) -> Runner:
     """Recorded graphs on CUDA, where launching kernels one by one is what takes the time."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not graphs:
         return EagerRunner()
     from get3d_model.training.cuda_graphs import GraphRunner
 
