@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from get3d_model.cameras import UniformOrbit
 from get3d_model.config import CONFIG_DIR, Config, load_config
@@ -108,6 +109,13 @@ def main() -> None:
         "d_main": lambda: phases.discriminator_main(real, angles, torch.Generator().manual_seed(0)),
         "d_reg": lambda: phases.discriminator_r1(real, angles),
     }
+    gflop = {}
+    if not cuda:
+        # The counter knows PyTorch's operators, not the fused kernels.
+        for name, run in phase_ms.items():
+            with FlopCounterMode(display=False) as counter:
+                run()
+            gflop[name] = round(counter.get_total_flops() / 1e9, 2)
     line = {
         "benchmark": "training",
         "config": config.name,
@@ -122,6 +130,7 @@ def main() -> None:
         "host_ms": round(1000 * (queued - started) / args.steps, 2),
         "sec_per_kimg": round(1000 * seconds / args.steps / batch, 2),
         "phase_ms": {name: median_ms(run, device, 5) for name, run in phase_ms.items()},
+        "phase_gflop": gflop or None,
         "peak_memory_gib": memory,
         "triangles_per_shape": round(float(report["shapes/triangles"])),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
