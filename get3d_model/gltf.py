@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -37,12 +37,17 @@ UNREADABLE = {
 class BaseColour:
     """What a material says about its base colour.
 
-    factor_3: linear. textured: whether a picture multiplies it. scale_2, offset_2: of KHR_texture_transform.
-    wrap_2: the sampler's wrapping along u and v.
+    factor_3: linear. textured: whether a picture multiplies it. scale_2, offset_2, rotation_rad: of
+    KHR_texture_transform. wrap_2: the sampler's wrapping along u and v. alpha_mode: "OPAQUE", "MASK" or
+    "BLEND". alpha: the factor's fourth number. cutoff: of "MASK".
     """
 
     factor_3: tuple[float, ...] = (1.0, 1.0, 1.0)
     textured: bool = False
+    rotation_rad: float = 0.0
+    alpha_mode: str = "OPAQUE"
+    alpha: float = 1.0
+    cutoff: float = 0.5
     scale_2: tuple[float, ...] = (1.0, 1.0)
     offset_2: tuple[float, ...] = (0.0, 0.0)
     wrap_2: tuple[int, int] = (REPEAT, REPEAT)
@@ -132,9 +137,9 @@ def open_gltf(path: Path) -> GltfFile:
     binary = path.suffix.lower() == ".glb"
     document, rest = _split_glb(path, content) if binary else (_parse(path, content), b"")
     try:
-        _check(path, document)
         materials = document.get("materials", [])
-        colours = tuple(_base_colour(path, document, material) for material in materials)
+        colours = tuple(_base_colour(path, document, index) for index in range(len(materials)))
+        _check(path, document)
         for index, material in enumerate(materials):
             material["name"] = str(index)
         extras = document["asset"].get("extras", {})
@@ -144,29 +149,54 @@ def open_gltf(path: Path) -> GltfFile:
     return GltfFile(prepared, colours, extras if isinstance(extras, dict) else {})
 
 
-def _base_colour(path: Path, document: dict[str, Any], material: dict[str, Any]) -> BaseColour:
+def _base_colour(path: Path, document: dict[str, Any], index: int) -> BaseColour:
+    """What material `index` says; its document is changed so that a reader finds picture and uvs at once."""
+    material = document["materials"][index]
     surface = material.get("pbrMetallicRoughness", {})
-    texture, factor_4 = surface.get("baseColorTexture"), surface.get("baseColorFactor", [1.0] * 4)
-    glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
-    if glossy and not surface:
-        texture, factor_4 = glossy.get("diffuseTexture"), glossy.get("diffuseFactor", [1.0] * 4)
-    factor_3 = tuple(float(value) for value in factor_4[:3])
-    if texture is None:
-        return BaseColour(factor_3)
-    transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
-    if texture.get("texCoord", 0) != 0 or transform.get("texCoord", 0) != 0:
-        raise InputError(f"{path}: its base colour uses the second UV set; export it with the first")
-    if transform.get("rotation", 0.0) != 0.0:
-        raise InputError(f"{path}: rotates a texture by KHR_texture_transform; apply the rotation to the UVs")
-    sampler = document["textures"][texture["index"]].get("sampler")
-    settings = {} if sampler is None else document["samplers"][sampler]
-    return BaseColour(
-        factor_3,
-        True,
-        tuple(transform.get("scale", (1.0, 1.0))),
-        tuple(transform.get("offset", (0.0, 0.0))),
-        (settings.get("wrapS", REPEAT), settings.get("wrapT", REPEAT)),
+    extensions = material.pop("extensions", {})
+    glossy = extensions.get("KHR_materials_pbrSpecularGlossiness")
+    if glossy and not surface.keys() & {"baseColorTexture", "baseColorFactor"}:
+        surface = {"baseColorFactor": glossy.get("diffuseFactor", [1.0] * 4)}
+        surface |= {"baseColorTexture": glossy["diffuseTexture"]} if "diffuseTexture" in glossy else {}
+        material["pbrMetallicRoughness"] = surface
+    texture, factor_4 = surface.get("baseColorTexture"), [*surface.get("baseColorFactor", [1.0] * 4), 1.0]
+    found = BaseColour(
+        tuple(float(value) for value in factor_4[:3]),
+        alpha_mode=str(material.get("alphaMode", "OPAQUE")),
+        alpha=float(factor_4[3]),
+        cutoff=float(material.get("alphaCutoff", 0.5)),
     )
+    if texture is None:
+        return found
+    transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
+    uv_set = int(transform.get("texCoord", texture.get("texCoord", 0)))
+    if uv_set:
+        _use_uv_set(path, document, index, uv_set)
+        texture["texCoord"] = 0
+    entry = document["textures"][texture["index"]]
+    if "source" not in entry and "EXT_texture_webp" in entry.get("extensions", {}):
+        entry["source"] = entry["extensions"]["EXT_texture_webp"]["source"]
+    sampler = entry.get("sampler")
+    settings = {} if sampler is None else document["samplers"][sampler]
+    return replace(
+        found,
+        textured=True,
+        rotation_rad=float(transform.get("rotation", 0.0)),
+        scale_2=tuple(transform.get("scale", (1.0, 1.0))),
+        offset_2=tuple(transform.get("offset", (0.0, 0.0))),
+        wrap_2=(settings.get("wrapS", REPEAT), settings.get("wrapT", REPEAT)),
+    )
+
+
+def _use_uv_set(path: Path, document: dict[str, Any], material: int, uv_set: int) -> None:
+    """Makes a later UV set the first one of every surface with this material: no other picture is read."""
+    for mesh in document.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            if primitive.get("material") == material:
+                attributes = primitive["attributes"]
+                if f"TEXCOORD_{uv_set}" not in attributes:
+                    raise InputError(f"{path}: its base colour uses UV set {uv_set}, which is not there")
+                attributes["TEXCOORD_0"] = attributes[f"TEXCOORD_{uv_set}"]
 
 
 def _check(path: Path, document: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Mesh files in and out: GLB, glTF, OBJ, PLY. The only module of the library that uses trimesh.
 
 A file may hold several nodes, transforms, materials and textures; what comes out is one mesh with one
-base-colour texture. Alpha is dropped: surfaces are opaque.
+base-colour texture, and every surface is opaque. Of glTF's alpha modes, MASK is cut out along the cutoff;
+BLEND is cut out where the picture's alpha is below half of its highest value, and a constant opacity is
+disregarded (glass is opaque); OPAQUE, OBJ and PLY disregard alpha altogether.
 
 Shape legend: V vertices, F faces, H W texture height and width
 """
@@ -22,15 +24,8 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
-from get3d_model.gltf import (
-    CLAMP_TO_EDGE,
-    MIRRORED_REPEAT,
-    BaseColour,
-    ScenePart,
-    colored_glb_bytes,
-    glb_bytes,
-    open_gltf,
-)
+from get3d_model.gltf import BaseColour, ScenePart, colored_glb_bytes, glb_bytes, open_gltf
+from get3d_model.gltf_surface import cut_out, transformed, wrapped
 from get3d_model.image_codec import DEFAULT_IMAGE, encode_png
 from get3d_model.mesh_topology import (
     MeshTopology,
@@ -139,38 +134,30 @@ def _checked(path: Path, part: SurfacePart) -> SurfacePart:
     return part
 
 
-def _decode(path: Path, image: Image.Image | Path) -> np.ndarray:
-    """A picture as HW3 uint8; 16-bit greys are scaled, alpha is dropped."""
+def _open_image(path: Path, image: Image.Image | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as HW3 uint8 and its alpha as HW uint8, None when it has none; 16-bit greys are scaled."""
     try:
         if isinstance(image, Path):
             image = Image.open(image)
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        alpha_HW = None
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            alpha_HW = np.asarray(image.convert("RGBA"))[..., 3]
+        return np.asarray(image.convert("RGB")), alpha_HW
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: one of its textures cannot be decoded ({error}); save the picture again"
         ) from error
 
 
+def _decode(path: Path, image: Image.Image | Path) -> np.ndarray:
+    return _open_image(path, image)[0]
+
+
 def _uvs(mesh: trimesh.Trimesh) -> np.ndarray | None:
     uvs_V2 = mesh.visual.uv if isinstance(mesh.visual, TextureVisuals) else None
     return None if uvs_V2 is None or len(uvs_V2) != len(mesh.vertices) else np.asarray(uvs_V2)[:, :2]
-
-
-def _wrap(path: Path, base: BaseColour, uvs_V2: np.ndarray) -> np.ndarray:
-    """Applies a glTF texture's transform and clamping to uvs whose origin is bottom-left."""
-    if base.scale_2 != (1.0, 1.0) or base.offset_2 != (0.0, 0.0):
-        top_left_V2 = uvs_V2 * (1, -1) + (0, 1)
-        uvs_V2 = (top_left_V2 * base.scale_2 + base.offset_2) * (1, -1) + (0, 1)
-    for axis, wrap in enumerate(base.wrap_2):
-        outside = uvs_V2[:, axis].min() < 0 or uvs_V2[:, axis].max() > 1
-        if outside and wrap == MIRRORED_REPEAT:
-            raise InputError(f"{path}: repeats a texture mirrored; bake the repeats into the picture")
-        if outside and wrap == CLAMP_TO_EDGE:
-            uvs_V2 = uvs_V2.copy()
-            uvs_V2[:, axis] = uvs_V2[:, axis].clip(0.0, 1.0)
-    return uvs_V2
 
 
 def _vertex_colours(mesh: trimesh.Trimesh) -> np.ndarray | None:
@@ -194,16 +181,22 @@ def _gltf_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
         uvs_V2, colours_V3 = _uvs(mesh), _vertex_colours(mesh)
         # glTF's vertex colours are linear.
         colours_V3 = None if colours_V3 is None else linear_to_srgb(colours_V3.clip(0.0, 1.0))
-        image_HW3, factor_3 = None, tuple(srgb_to_linear(NEUTRAL_GREY) if colours_V3 is None else WHITE)
+        factor_3 = tuple(srgb_to_linear(NEUTRAL_GREY) if colours_V3 is None else WHITE)
+        image_HW3, alpha_HW, base = None, None, BaseColour()
         if isinstance(mesh.visual, TextureVisuals):
             base = opened.base_colours[int(mesh.visual.material.name)]
             factor_3 = base.factor_3
             if base.textured:
                 if mesh.visual.material.baseColorTexture is None:
                     raise InputError(f"{path}: a base-colour texture cannot be decoded; use PNG or JPEG")
-                image_HW3 = _decode(path, mesh.visual.material.baseColorTexture)
-                uvs_V2 = None if uvs_V2 is None else _wrap(path, base, uvs_V2)
-        parts.append(SurfacePart(vertices_V3, faces_F3, uvs_V2, image_HW3, factor_3, colours_V3))
+                image_HW3, alpha_HW = _open_image(path, mesh.visual.material.baseColorTexture)
+                if uvs_V2 is not None:
+                    layers = [image_HW3] if alpha_HW is None else [image_HW3, alpha_HW]
+                    uvs_V2, layers = wrapped(base, transformed(base, uvs_V2), layers)
+                    image_HW3, alpha_HW = layers[0], None if alpha_HW is None else layers[1]
+        part = SurfacePart(vertices_V3, faces_F3, uvs_V2, image_HW3, factor_3, colours_V3)
+        part = cut_out(base, _checked(path, part), alpha_HW)
+        parts += [] if part is None else [part]
     return parts, opened.extras
 
 

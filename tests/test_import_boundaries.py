@@ -19,9 +19,9 @@ PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
     "errors", "limits", "files", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
-    "mesh_topology", "texture_atlas", "image_codec", "gltf", "obj_ply", "mesh_io", "image_grid", "rendering", "data",
-    "networks", "weights", "bundle", "published_file", "published_model", "generator", "latents", "inference", "walks",
-    "metrics", "training",
+    "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf", "gltf_surface", "obj_ply", "mesh_io",
+    "image_grid", "rendering", "data", "networks", "weights", "bundle", "published_file", "published_model",
+    "generator", "latents", "inference", "walks", "metrics", "training",
 )  # fmt: skip
 # Heavy or optional packages, and the modules that may import them (patterns of dotted names).
 HEAVY = {

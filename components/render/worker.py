@@ -30,7 +30,7 @@ from get3d_model.types import Camera, TexturedMesh
 BYTES_PER_CALL = 2**28
 
 # Part of every image's key: a change of loader or renderer that changes pixels needs another one.
-RENDERER_VERSION = "raster-1"
+RENDERER_VERSION = "raster-2"
 
 # (mesh, camera) -> uint8 BHW4, straight alpha.
 RenderFunction = Callable[[TexturedMesh, Camera], np.ndarray]
@@ -38,11 +38,12 @@ RenderFunction = Callable[[TexturedMesh, Camera], np.ndarray]
 
 @dataclass(frozen=True)
 class RenderTask:
-    """piece: where the tar piece goes; its name is the key of the images."""
+    """piece: where the tar piece goes; its name is the key of the images. max_triangles: more are refused."""
 
     shape_id: str
     path: Path
     piece: Path
+    max_triangles: int = 5_000_000
 
 
 def make_mesh_renderer(settings: PixelSettings) -> RenderFunction:
@@ -83,7 +84,13 @@ def make_handler(
 
 def render_shape(task: RenderTask, settings: PixelSettings, render: RenderFunction) -> Iterator[View]:
     """Yields all views of a mesh. Raises InputError for a mesh that cannot be read or shows nothing."""
-    mesh = normalize(load_textured_mesh(task.path), settings.scale)
+    mesh = load_textured_mesh(task.path)
+    if len(mesh.faces_F3) > task.max_triangles:
+        raise InputError(
+            f"has {len(mesh.faces_F3)} triangles, more than {task.max_triangles};"
+            " simplify it or raise --max-triangles"
+        )
+    mesh = normalize(mesh, settings.scale)
     angles = view_angles(task.shape_id, settings.views, settings.seed, settings.cameras)
     radians_B2 = torch.from_numpy(
         polar_angles_rad(
