@@ -38,10 +38,10 @@ from get3d_model.mesh_topology import (
 )
 from get3d_model.obj_ply import (
     ObjMaterial,
-    check_obj,
     check_ply,
     colored_ply_bytes,
     obj_files,
+    open_obj,
     ply_bytes,
 )
 from get3d_model.texture_atlas import SurfacePart, linear_to_srgb, merge_parts, srgb_to_linear
@@ -69,7 +69,7 @@ WHITE = (1.0, 1.0, 1.0)
 
 
 class _Materials:
-    """Answers trimesh's OBJ reader with material names only; the colours come from `check_obj`."""
+    """Answers trimesh's OBJ reader with material names only; the colours come from `open_obj`."""
 
     def __init__(self, names: list[str]) -> None:
         self._text = "".join(f"newmtl {name}\nKd 1 1 1\n" for name in names).encode()
@@ -171,7 +171,7 @@ def _vertex_colours(mesh: trimesh.Trimesh) -> np.ndarray | None:
     return np.asarray(colours, dtype=np.float64)[:, :3] / whole
 
 
-def _gltf_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
+def _gltf_parts(path: Path, root: Path | None, notes: list[str]) -> tuple[list[SurfacePart], dict[str, Any]]:
     opened = open_gltf(path)
     resolver = trimesh.resolvers.FilePathResolver(str(path.parent))
     suffix = path.suffix.lower()[1:]
@@ -200,10 +200,12 @@ def _gltf_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
     return parts, opened.extras
 
 
-def _obj_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
-    materials = check_obj(path)
+def _obj_parts(path: Path, root: Path | None, notes: list[str]) -> tuple[list[SurfacePart], dict[str, Any]]:
+    opened = open_obj(path, root)
+    materials = opened.references.materials
+    notes += opened.references.notes
     scene = _read_scene(
-        path, file_obj=io.BytesIO(path.read_bytes()), file_type="obj", resolver=_Materials(list(materials))
+        path, file_obj=io.BytesIO(opened.content), file_type="obj", resolver=_Materials(list(materials))
     )
     images: dict[Path, np.ndarray] = {}
     parts = []
@@ -212,15 +214,18 @@ def _obj_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
         name = mesh.visual.material.name if isinstance(mesh.visual, TextureVisuals) else None
         material = materials.get(name, ObjMaterial(WHITE, None) if colours_V3 is not None else grey)
         image_HW3, factor_3 = None, tuple(srgb_to_linear(np.clip(material.colour_3, 0.0, 1.0)))
+        uvs_V2 = _uvs(mesh)
         if material.image is not None:
             if material.image not in images:
                 images[material.image] = _decode(path, material.image)
             image_HW3, factor_3 = images[material.image], WHITE
-        parts.append(SurfacePart(vertices_V3, faces_F3, _uvs(mesh), image_HW3, factor_3, colours_V3))
+            if uvs_V2 is not None and (material.scale_2, material.offset_2) != ((1.0, 1.0), (0.0, 0.0)):
+                uvs_V2 = uvs_V2 * material.scale_2 + material.offset_2
+        parts.append(SurfacePart(vertices_V3, faces_F3, uvs_V2, image_HW3, factor_3, colours_V3))
     return parts, {}
 
 
-def _ply_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
+def _ply_parts(path: Path, root: Path | None, notes: list[str]) -> tuple[list[SurfacePart], dict[str, Any]]:
     check_ply(path)
     parts = []
     for mesh, vertices_V3, faces_F3 in _instances(_read_scene(path, file_obj=str(path), file_type="ply")):
@@ -241,7 +246,8 @@ def _ply_parts(path: Path) -> tuple[list[SurfacePart], dict[str, Any]]:
     return parts, {}
 
 
-_READERS: dict[str, Callable[[Path], tuple[list[SurfacePart], dict[str, Any]]]] = {
+_Reader = Callable[[Path, Path | None, list[str]], tuple[list[SurfacePart], dict[str, Any]]]
+_READERS: dict[str, _Reader] = {
     ".glb": _gltf_parts,
     ".gltf": _gltf_parts,
     ".obj": _obj_parts,
@@ -249,15 +255,17 @@ _READERS: dict[str, Callable[[Path], tuple[list[SurfacePart], dict[str, Any]]]] 
 }
 
 
-def load_textured_mesh(path: Path) -> TexturedMesh:
+def load_textured_mesh(path: Path, root: Path | None = None, notes: list[str] | None = None) -> TexturedMesh:
     """Reads a mesh file and merges everything it shows into one mesh with one base-colour texture.
 
     Several materials are packed into an atlas; a single textured material keeps its picture and uvs; vertex
     colours become texels; a surface without any colour is light grey. glTF's colour factors are linear, MTL's
     and PLY's are taken as sRGB.
+    root: an OBJ file may name files in this folder, with `..` on the way (None: its own folder, as for the
+    other formats). notes: gets a line for every library, material or picture of an OBJ that is missing.
     Raises InputError, naming the file and the reason, for a missing or damaged file, an unsupported suffix or
-    feature, no triangles, NaN or infinite vertices, bad face indices, a referenced file that is missing or
-    outside the mesh's folder, and a mesh without extent.
+    feature, no triangles, NaN or infinite vertices, bad face indices, a file named by a glTF or
+    PLY that is missing or outside the mesh's folder, and a mesh without extent.
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
@@ -266,7 +274,7 @@ def load_textured_mesh(path: Path) -> TexturedMesh:
         )
     if not path.is_file():
         raise InputError(f"{path}: there is no such mesh file; check the path")
-    parts, extras = _READERS[path.suffix.lower()](path)
+    parts, extras = _READERS[path.suffix.lower()](path, root, [] if notes is None else notes)
     if not parts:
         raise InputError(f"{path}: contains no triangles; export it as a triangle mesh")
     parts = [_checked(path, part) for part in parts]

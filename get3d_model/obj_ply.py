@@ -9,7 +9,8 @@ Shape legend: V vertices, F faces
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,62 @@ from get3d_model.types import ColoredMesh, TexturedMesh
 
 @dataclass(frozen=True)
 class ObjMaterial:
-    """colour_3: `Kd`, taken as sRGB in [0, 1]. image: the file of `map_Kd`, which replaces the colour."""
+    """colour_3: `Kd`, taken as sRGB in [0, 1]. image: the file of `map_Kd`, which replaces the colour.
+
+    scale_2, offset_2: of the texture coordinates, the options -s and -o of `map_Kd`.
+    """
 
     colour_3: tuple[float, float, float]
     image: Path | None
+    scale_2: tuple[float, float] = (1.0, 1.0)
+    offset_2: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ObjReferences:
+    """What an OBJ file says about other files.
+
+    materials: of all its libraries. files: the existing files by the names they are called by, libraries and
+    pictures. notes: one line for everything that is not there or not readable as it stands.
+    """
+
+    materials: dict[str, ObjMaterial]
+    files: dict[str, Path]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ObjFile:
+    """A checked OBJ file. content: what to hand to a reader: relative indices are absolute in it."""
+
+    content: bytes
+    references: ObjReferences
+
+
+def inside(root: Path, folder: Path, reference: str) -> Path | None:
+    """Where `reference` leads from `folder`; None unless it is relative and stays within `root`.
+
+    Judged by the names alone: a link that stands in the folder itself is the owner's wish.
+    """
+    relative = reference.replace("\\", "/")
+    if relative.startswith("/") or ":" in relative or "\0" in relative:
+        return None
+    path = Path(os.path.normpath(Path(os.path.abspath(folder)) / relative))
+    return path if path.is_relative_to(os.path.abspath(root)) else None
+
+
+def _find(root: Path, folder: Path, reference: str) -> Path | None:
+    """The file meant by `reference`: where it says, or else one of its name in `folder`, whatever the case."""
+    path = inside(root, folder, reference)
+    if path is not None and path.is_file():
+        return path
+    name = reference.replace("\\", "/").rpartition("/")[2].rpartition(":")[2]
+    if name in ("", ".", ".."):
+        return None
+    if (folder / name).is_file():
+        return folder / name
+    same = sorted(path for path in folder.iterdir() if path.name.lower() == name.lower() and path.is_file())
+    return same[0] if same else None
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -33,7 +86,33 @@ def _lines(path: Path) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-def _read_mtl(path: Path) -> dict[str, ObjMaterial]:
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _texture_options(words: list[str]) -> tuple[str, dict[str, tuple[float, float]]]:
+    """The file name of a `map_Kd` line, and its scale_2 and offset_2; other options change no colour."""
+    options: dict[str, tuple[float, float]] = {}
+    while words and words[0].startswith("-"):
+        key, words = words[0].lower(), words[1:]
+        limit = {"-s": 3, "-o": 3, "-t": 3, "-mm": 2}.get(key, 1)
+        count = 0
+        while count < min(limit, len(words) - 1) and (limit == 1 or _is_number(words[count])):
+            count += 1
+        values, words = words[:count], words[count:]
+        if key in ("-s", "-o") and values:
+            first = float(values[0])
+            default = 1.0 if key == "-s" else 0.0
+            second = float(values[1]) if len(values) > 1 else default
+            options["scale_2" if key == "-s" else "offset_2"] = (first, second)
+    return " ".join(words).strip("\"'"), options
+
+
+def _read_mtl(path: Path, root: Path, files: dict[str, Path], notes: list[str]) -> dict[str, ObjMaterial]:
     materials: dict[str, ObjMaterial] = {}
     name = None
     for words in _lines(path):
@@ -46,37 +125,63 @@ def _read_mtl(path: Path) -> dict[str, ObjMaterial]:
                 red, green, blue = (float(word) for word in words[1:4])
             except ValueError as error:
                 raise InputError(f"{path}: material '{name}' has a Kd that is not three numbers") from error
-            materials[name] = ObjMaterial((red, green, blue), materials[name].image)
+            materials[name] = replace(materials[name], colour_3=(red, green, blue))
         elif key == "map_kd" and name is not None:
-            reference = " ".join(words[1:])
-            if reference.startswith("-"):
-                raise InputError(
-                    f"{path}: map_Kd of '{name}' has options, which are not supported; remove them"
-                )
-            materials[name] = ObjMaterial(
-                materials[name].colour_3, inside_folder(path.parent, reference, path)
-            )
+            reference, options = _texture_options(words[1:])
+            image = _find(root, path.parent, reference)
+            if image is None:
+                notes.append(f"the texture '{reference}' of material '{name}' is not there; its Kd is used")
+            else:
+                files[reference] = image
+                materials[name] = replace(materials[name], image=image, **options)
     return materials
 
 
-def check_obj(path: Path) -> dict[str, ObjMaterial]:
-    """The materials of an OBJ file. Raises InputError for broken references, indices and lines."""
+def obj_references(path: Path, root: Path | None = None) -> ObjReferences:
+    """The materials of an OBJ file and the files it names, never outside `root` (None: its own folder).
+
+    An absolute path, or one that leaves `root`, stands for a file of its name beside the OBJ. A library, a
+    material or a picture that is missing costs its colour and gives a note. Raises InputError for a broken Kd.
+    """
+    root = path.parent if root is None else root
+    files: dict[str, Path] = {}
+    notes: list[str] = []
     materials: dict[str, ObjMaterial] = {}
+    used: dict[str, None] = {}
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            key, _, rest = line.strip().partition(" ")
+            if key == "mtllib" and rest.strip():
+                reference = " ".join(rest.split())
+                library = _find(root, path.parent, reference)
+                if library is None:
+                    notes.append(f"the material file '{reference}' is not there; its surfaces are grey")
+                elif reference not in files:
+                    files[reference] = library
+                    materials |= _read_mtl(library, root, files, notes)
+            elif key == "usemtl":
+                used[" ".join(rest.split())] = None
+    missing = [name for name in used if name not in materials]
+    if missing and materials:
+        notes.append(f"{len(missing)} materials are not defined, such as '{missing[0]}'; they are grey")
+    return ObjReferences(materials, files, tuple(dict.fromkeys(notes)))
+
+
+def open_obj(path: Path, root: Path | None = None) -> ObjFile:
+    """Checks an OBJ file before it is read. Raises InputError for broken indices and lines."""
     counts = {"v": 0, "vt": 0}
     corners: list[tuple[list[str], int]] = []
-    used: dict[str, None] = {}
-    has_library = False
-    for number, words in enumerate(_lines(path), start=1):
+    relative = False
+    rows = _lines(path)
+    for number, words in enumerate(rows, start=1):
         key = words[0] if words else ""
         if key in counts:
             counts[key] += 1
         elif key == "f":
+            if any("-" in word for word in words[1:]):
+                relative = True
+                words[1:] = [_absolute(word, counts) for word in words[1:]]
             corners.append((words[1:], number))
-        elif key == "mtllib":
-            has_library = True
-            materials |= _read_mtl(inside_folder(path.parent, " ".join(words[1:]), path))
-        elif key == "usemtl":
-            used[" ".join(words[1:])] = None
     for words, number in corners:
         if len(words) < 3:
             raise InputError(
@@ -84,10 +189,17 @@ def check_obj(path: Path) -> dict[str, ObjMaterial]:
             )
         for word in words:
             _check_corner(path, number, word, counts)
-    missing = [name for name in used if name not in materials]
-    if has_library and missing:
-        raise InputError(f"{path}: uses the material '{missing[0]}', which its .mtl file does not define")
-    return materials
+    content = "\n".join(" ".join(words) for words in rows).encode() if relative else path.read_bytes()
+    return ObjFile(content, obj_references(path, root))
+
+
+def _absolute(corner: str, counts: dict[str, int]) -> str:
+    """A face corner whose negative indices count back from the last vertex and uv; normals are dropped."""
+    result = []
+    for field, key in zip(corner.split("/"), counts, strict=False):
+        negative = field.startswith("-") and field[1:].isdigit()
+        result.append(str(counts[key] + 1 + int(field)) if negative else field)
+    return "/".join(result)
 
 
 def _check_corner(path: Path, number: int, word: str, counts: dict[str, int]) -> None:
@@ -99,8 +211,6 @@ def _check_corner(path: Path, number: int, word: str, counts: dict[str, int]) ->
         raise InputError(
             f"{path}: line {number} has the face corner '{word}', which is not a number"
         ) from error
-    if vertex < 0 or (uv is not None and uv < 0):
-        raise InputError(f"{path}: line {number} uses relative (negative) indices; export with absolute ones")
     if not 1 <= vertex <= counts["v"]:
         raise InputError(
             f"{path}: line {number} has face index {vertex}, but there are {counts['v']} vertices"
