@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from get3d_model.errors import InputError
+
+# Trouble of the disk or its user, not of the program.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 @contextmanager
@@ -45,6 +51,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextmanager
+def clear_disk_errors(folder: Path, advice: str) -> Iterator[None]:
+    """Turns a full, read-only or broken disk below `folder` into an InputError of one line that ends with `advice`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise InputError(
+            f"{error.filename or folder} cannot be written or read ({error.strerror}); {advice}"
+        ) from error
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.render.folder import REJECTED_NAME, OutputFolder, Plan
+from components.render.folder import OutputFolder, Plan
 from components.render.inputs import SPLIT_NAMES, MeshFile
 from components.render.settings import PixelSettings, RenderOptions
-from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
+from get3d_model.data.manifest import Manifest, Part, SourceMesh, write_manifest
+from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.published import write_published_files
 from get3d_model.data.shards import assemble_shards, decode_piece, read_pieces
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
@@ -17,12 +18,17 @@ from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 
 @dataclass(frozen=True)
 class Inputs:
-    """The meshes of a run. keys: of each shape's images. split_files: empty for a split by hash."""
+    """The meshes of a run. keys: of each shape's images. split_files: empty for a split by hash.
+
+    listed: all meshes of the folder, of which `meshes` are this job's. part: None when there is one job.
+    """
 
     meshes: list[MeshFile]
     sources: dict[str, SourceMesh]
     keys: dict[str, str]
     split_files: dict[str, Path]
+    listed: list[MeshFile]
+    part: Part | None = None
 
 
 def reuse_images(
@@ -80,7 +86,7 @@ def assemble(
             folder.staged,
             plan.accepted,
             lambda shape_id: folder.piece(inputs.keys[shape_id]).read_bytes(),
-            options.shapes_per_shard,
+            options.shard_shapes,
             publish_and_free,
         )
     else:
@@ -98,6 +104,7 @@ def assemble(
         splits=splits,
         shards=shards,
         index=index,
+        part=inputs.part,
     )
     write_manifest(folder.staged, manifest)
     return manifest

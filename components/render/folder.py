@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from get3d_model.data.parts import REJECTED_NAME, Shard, find_parts
 from get3d_model.data.shards import INDEX_NAME
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic, write_json_atomic
 
-REJECTED_NAME = "rejected.json"
 # Everything that a run may put into OUT, the manifest excepted, which goes first and comes last.
 MANAGED = ("shards", INDEX_NAME, "img", "camera", "train.txt", "val.txt", "test.txt", REJECTED_NAME)
 
@@ -66,6 +66,7 @@ class OutputFolder:
         if self._plan.is_file():
             plan = json.loads(self._plan.read_text())
             if plan["run"] == run:
+                _remove_temporaries(self.staged)
                 return Plan(plan["accepted"], plan["rejected"])
             self._plan.unlink()
         shutil.rmtree(self.staged, ignore_errors=True)
@@ -115,11 +116,37 @@ def open_output(out: Path) -> Iterator[OutputFolder]:
     try:
         _lock(handle, out)
         _check_owned(folder)
+        # A run that was killed while it wrote one of the files that stand in OUT itself.
+        for path in out.glob(".*.tmp.*"):
+            path.unlink()
         if (folder.staged / MANIFEST_NAME).exists():
             folder.commit()
         yield folder
     finally:
         os.close(handle)
+
+
+def part_folder(out: Path, shard: Shard) -> Path:
+    """Where a job of several puts its part of the data set `out`.
+
+    Raises InputError when `out` holds something else than parts and what a merge makes of them.
+    """
+    if shard.whole:
+        return Path(out)
+    ours = {MANIFEST_NAME, INDEX_NAME, REJECTED_NAME, "lost+found", *(path.name for path in find_parts(out))}
+    entries = sorted(path.name for path in Path(out).iterdir()) if Path(out).is_dir() else []
+    foreign = [name for name in entries if not (name in ours or name.startswith("."))]
+    if foreign or ".partial" in entries:
+        raise InputError(
+            f"{out} holds {(foreign or ['.partial'])[0]}, which is no part of a data set; choose an empty folder"
+        )
+    return Path(out) / shard.folder
+
+
+def _remove_temporaries(folder: Path) -> None:
+    """What a killed run was writing; `write_bytes_atomic` and its like name it so."""
+    for path in folder.rglob(".*.tmp*"):
+        path.unlink()
 
 
 def _lock(handle: int, out: Path) -> None:
@@ -133,6 +160,11 @@ def _lock(handle: int, out: Path) -> None:
 
 def _check_owned(folder: OutputFolder) -> None:
     """A run replaces what stands in OUT, so it must be sure that a run put it there."""
+    parts = find_parts(folder.out)
+    if parts:
+        raise InputError(
+            f"{folder.out} holds {parts[0].name}: render with --shard, or choose an empty folder"
+        )
     if (folder.out / MANIFEST_NAME).exists():
         try:
             folder.finished()

@@ -75,7 +75,10 @@ def _shape_id(relative: str) -> str:
 
 
 def hash_meshes(meshes: Iterable[MeshFile]) -> dict[str, str]:
-    """A sha256 by shape id: of the mesh file, and of the files it names if there are any."""
+    """A sha256 by shape id: of the mesh file, and of the files it names if there are any.
+
+    Empty for a file that cannot be read: the loader says why, and it costs only itself.
+    """
     meshes = list(meshes)
     with ThreadPoolExecutor(max_workers=8) as pool:
         return dict(zip((mesh.shape_id for mesh in meshes), pool.map(_hash_mesh, meshes), strict=True))
@@ -88,8 +91,8 @@ def _hash_mesh(mesh: MeshFile) -> str:
         if not referenced:
             return digest
         return sha256_json([digest, {name: sha256_file(path) for name, path in referenced.items()}])
-    except OSError as error:
-        raise InputError(f"{mesh.path} cannot be read ({error}); check its permissions") from error
+    except OSError:
+        return ""
 
 
 def _references(path: Path) -> dict[str, Path]:

@@ -24,8 +24,9 @@ from components.render.assembly import (
     write_rejected,
     write_split_lists,
 )
-from components.render.folder import REJECTED_NAME, OutputFolder, Plan, open_output
+from components.render.folder import OutputFolder, Plan, open_output, part_folder
 from components.render.inputs import (
+    MeshFile,
     Splits,
     find_meshes,
     find_split_files,
@@ -42,10 +43,11 @@ from components.render.worker import (
     make_handler,
     make_mesh_renderer,
 )
-from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
+from get3d_model.data.manifest import MANIFEST_NAME, Manifest, Part, SourceMesh, write_manifest
+from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.shard_source import check_shards
 from get3d_model.errors import InputError
-from get3d_model.files import sha256_json
+from get3d_model.files import clear_disk_errors, sha256_file, sha256_json
 
 
 class RenderStopped(KeyboardInterrupt):
@@ -75,26 +77,29 @@ def render_dataset(
     make_renderer: Callable[[PixelSettings], RenderFunction] = make_mesh_renderer,
     renderer_version: str = RENDERER_VERSION,
 ) -> RenderReport:
-    """Renders all meshes of a folder into `options.out`.
+    """Renders all meshes of a folder into `options.out`, or this job's part of them into a folder in there.
 
     make_renderer: a picklable top-level function, called once in every worker process.
     A mesh that is damaged, crashes its worker or takes too long is set aside in rejected.json. Interrupted,
     a run leaves what it has in OUT/.partial, and the same call continues there.
     Raises InputError for a missing or empty mesh folder, bad split files, a foreign OUT, or when nothing
-    could be rendered; RenderStopped for Ctrl-C and SIGTERM.
+    could be rendered, or when the disk is full; RenderStopped for Ctrl-C and SIGTERM.
     """
     begin = time.monotonic()
     inputs = _find_inputs(options, renderer_version)
-    with _interruptible(), open_output(options.out) as folder:
+    out = part_folder(options.out, options.shard)
+    advice = "make space or access; the same command continues where it was"
+    with _interruptible(), clear_disk_errors(out, advice), open_output(out) as folder:
         finished = None if options.overwrite else folder.finished()
         if finished is not None and _is_current(folder, finished, options, inputs, renderer_version):
             splits = _split(options, inputs, set(finished.shapes))
-            if splits.lists != finished.splits:
+            if splits.lists != finished.splits or inputs.part != finished.part:
+                _retire_merged(options)
                 write_split_lists(folder.out, options, splits.lists)
-                write_manifest(folder.out, replace(finished, splits=splits.lists))
-                log("only the splits have changed; the images stay")
+                write_manifest(folder.out, replace(finished, splits=splits.lists, part=inputs.part))
+                log("only the splits or the meshes of other parts have changed; the images stay")
             counts = f"{len(finished.shapes)} shapes, {len(finished.rejected)} set aside"
-            log(f"{options.out} is up to date: {counts}")
+            log(f"{out} is up to date: {counts}")
             return RenderReport(
                 folder.out,
                 shapes=len(finished.shapes),
@@ -117,6 +122,7 @@ def render_dataset(
         for note in splits.notes:
             log(f"warning: {note}")
         manifest = assemble(folder, options, inputs, plan, splits.lists, renderer_version)
+        _retire_merged(options)
         folder.commit()
     return RenderReport(
         folder.out,
@@ -139,21 +145,40 @@ def _find_inputs(options: RenderOptions, renderer_version: str) -> Inputs:
         else (f"no split files, so a share of {options.val_fraction:g} is held out for validation")
     )
     log(f"{len(meshes)} meshes in {options.meshes}; {used}")
+    # Checked now, so that a shape in two lists does not show after hours of rendering.
+    split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
+    listed, part = meshes, None
+    if not options.shard.whole:
+        meshes = [mesh for mesh in listed if options.shard.owns(mesh.shape_id)]
+        part = _describe_part(options, listed, split_files)
+        log(f"shard {options.shard.index}/{options.shard.count}: {len(meshes)} of them")
     hashes = hash_meshes(meshes)
     sources = {mesh.shape_id: SourceMesh(mesh.relative, hashes[mesh.shape_id]) for mesh in meshes}
     keys = {
         mesh.shape_id: options.pixels.key(renderer_version, mesh.shape_id, hashes[mesh.shape_id])
         for mesh in meshes
     }
-    # Checked now, so that a shape in two lists does not show after hours of rendering.
-    split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
-    return Inputs(meshes, sources, keys, split_files)
+    return Inputs(meshes, sources, keys, split_files, listed, part)
+
+
+def _describe_part(options: RenderOptions, listed: list[MeshFile], split_files: dict[str, Path]) -> Part:
+    # By name: were every job to read every mesh, the jobs would do little else.
+    names = [mesh.relative for mesh in listed]
+    lists = {name: sha256_file(path) for name, path in split_files.items()}
+    rule = None if lists else {"val_fraction": options.val_fraction, "seed": options.pixels.seed}
+    return Part(options.shard.index, options.shard.count, sha256_json([names, lists]), rule)
+
+
+def _retire_merged(options: RenderOptions) -> None:
+    """A manifest of the whole must not describe a part that is about to change."""
+    if not options.shard.whole:
+        (options.out / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 def _split(options: RenderOptions, inputs: Inputs, accepted: set[str]) -> Splits:
     rendered = [mesh for mesh in inputs.meshes if mesh.shape_id in accepted]
     return split_shapes(
-        rendered, inputs.meshes, inputs.split_files, options.val_fraction, options.pixels.seed
+        rendered, inputs.listed, inputs.split_files, options.val_fraction, options.pixels.seed
     )
 
 
@@ -186,7 +211,7 @@ def _render(
 ) -> tuple[Plan, int]:
     """Renders the shapes that have no piece yet. Returns the plan and how many were rendered."""
     tasks = [
-        RenderTask(mesh.shape_id, mesh.path, folder.piece(inputs.keys[mesh.shape_id]))
+        RenderTask(mesh.shape_id, mesh.path, folder.piece(inputs.keys[mesh.shape_id]), options.max_triangles)
         for mesh in inputs.meshes
         if not folder.piece(inputs.keys[mesh.shape_id]).exists()
     ]
@@ -202,7 +227,8 @@ def _render(
                 log(f"set aside: {result.task.path}: {result.reason}")
             progress.advance()
     accepted = [mesh.shape_id for mesh in inputs.meshes if mesh.shape_id not in rejected]
-    if not accepted:
+    # A part may be empty, or hold only the damaged ones; `get3d data merge` looks at the whole.
+    if not accepted and options.shard.whole:
         report = folder.partial / REJECTED_NAME
         write_rejected(report, inputs, rejected)
         first = min(rejected)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from components.render.job import RenderReport
+    from components.render.settings import RenderOptions
     from get3d_model.camera_settings import CameraConfig
 
 
@@ -26,6 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.8,
         help="longest side of every mesh, world units (default: %(default)s)",
+    )
+    add(
+        "--backend",
+        choices=("raster", "blender"),
+        default="raster",
+        help="our own renderer, or Blender with the recipe of the published data sets (default: %(default)s)",
+    )
+    add(
+        "--engine",
+        choices=("cycles", "eevee"),
+        default="cycles",
+        help="of Blender: path tracing on the processor, or the quick one, which needs a GPU (default: %(default)s)",
+    )
+    add("--samples", type=int, default=32, help="of Blender, per pixel (default: %(default)s)")
+    add(
+        "--blender",
+        metavar="PATH",
+        help="the program, or a Python that has the package bpy; found by BLENDER_PYTHON, BLENDER, an installed bpy or"
+        " the PATH unless given",
     )
     add("--seed", type=int, default=0, help="of the cameras and of a split by hash (default: %(default)s)")
     add(
@@ -48,7 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share of the shapes held out when there are no split files (default: %(default)s)",
     )
-    add("--shapes-per-shard", type=int, default=64, help="shapes in one tar (default: %(default)s)")
+    add("--shapes-per-shard", type=int, help="shapes in one tar; about half a GiB of them unless given")
+    add(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="render part I of N, counted from 0; N jobs write into the same OUT, then `get3d data merge OUT`"
+        " (default: %(default)s, everything)",
+    )
+    add(
+        "--max-triangles",
+        type=int,
+        default=5_000_000,
+        help="a mesh with more is set aside (default: %(default)s)",
+    )
     add("--mesh-timeout", type=float, default=300.0, help="seconds for one mesh (default: %(default)s)")
     add(
         "--layout",
@@ -69,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
     from components.render.job import render_dataset
     from components.render.progress import log
     from components.render.settings import PixelSettings, RenderOptions
+    from get3d_model.data.parts import Shard
 
     pixels = PixelSettings(
         args.views,
@@ -91,14 +128,36 @@ def run(args: argparse.Namespace) -> None:
         category=args.category,
         overwrite=args.overwrite,
         retry_rejected=args.retry_rejected,
+        shard=Shard.parse(args.shard),
+        max_triangles=args.max_triangles,
     )
-    report = render_dataset(options)
+    report = _render_with_blender(options, args) if args.backend == "blender" else render_dataset(options)
     if not report.up_to_date:
         log(
             f"{report.out}: {report.images} images of {report.shapes} shapes"
             f" ({report.rendered} rendered, {report.reused} kept, {len(report.rejected)} set aside)"
             f" in {report.seconds:.0f} s"
         )
+
+
+def _render_with_blender(options: RenderOptions, args: argparse.Namespace) -> RenderReport:
+    """As `render_dataset`. Raises InputError when Blender is missing or cannot draw here."""
+    from components.render.blender import client
+    from components.render.blender.install import find_blender
+    from components.render.blender.settings import BlenderSettings
+    from components.render.job import render_dataset
+    from components.render.progress import log
+
+    install = find_blender(args.blender)
+    settings = BlenderSettings(install.version, args.engine, args.samples)
+    log(f"Blender {install.version} ({install.where}), {settings.engine}, {settings.samples} samples")
+    if settings.engine == "eevee":
+        client.check_eevee(install, settings)
+    # Here, because workers are killed when a run ends, and could not clean up.
+    with tempfile.TemporaryDirectory(prefix="get3d-blender-") as scratch:
+        factory = client.blender_renderer_factory(install, Path(scratch), options.mesh_timeout_s)
+        options = replace(options, pixels=replace(options.pixels, blender=settings))
+        return render_dataset(options, factory, client.BLENDER_RENDERER_VERSION)
 
 
 def _cameras(text: str) -> CameraConfig:

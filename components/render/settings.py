@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.render.blender.settings import BlenderSettings
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.base import PNG_COMPRESS_LEVEL
+from get3d_model.data.parts import WHOLE, Shard
+from get3d_model.data.shards import shapes_per_shard
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_json
 from get3d_model.rendering.mesh_renderer import Lighting
@@ -27,7 +30,8 @@ class PixelSettings:
 
     views: images per shape. resolution: pixels. supersample: samples per pixel along each side.
     scale: longest side of a normalised mesh in world units. seed: of the camera directions.
-    cameras: where they stand.
+    cameras: where they stand. blender: None for the project's own renderer; else supersample and lighting have
+    no say.
     """
 
     views: int = 24
@@ -37,6 +41,7 @@ class PixelSettings:
     seed: int = 0
     lighting: Lighting = field(default_factory=Lighting)
     cameras: OrbitSettings = PUBLISHED_ORBIT
+    blender: BlenderSettings | None = None
 
     def __post_init__(self) -> None:
         _check(1 <= self.views <= 1000, f"--views must be 1 to 1000, not {self.views}")
@@ -63,17 +68,20 @@ class PixelSettings:
                 cameras.elevation_mean_deg,
                 cameras.elevation_std_deg,
             ]
-        return {
-            **unusual,
-            "views": self.views,
-            "resolution": self.resolution,
+        renderer: dict[str, Any] = {
             "supersample": self.supersample,
-            "scale": self.scale,
-            "seed": self.seed,
             # As JSON has it, so that it compares equal to what was read from a manifest.
             "lighting": {
                 name: list(value) if isinstance(value, tuple) else value for name, value in lighting
             },
+        }
+        return {
+            **unusual,
+            **(renderer if self.blender is None else self.blender.describe()),
+            "views": self.views,
+            "resolution": self.resolution,
+            "scale": self.scale,
+            "seed": self.seed,
             "radius": cameras.radius,
             "fov_deg": self.fov_deg,
             "elevation_range_deg": list(cameras.elevation_deg),
@@ -91,6 +99,9 @@ class RenderOptions:
 
     meshes: folder searched for mesh files. out: folder of the data set. workers: processes (None: one per
     processor). splits: folder with train.txt and val.txt (None: looked for in and above `meshes`).
+    shapes_per_shard: shapes in one tar (None: as many as make a file of a good size).
+    shard: the part of the meshes that this job renders; a part goes to a folder of its own in `out`.
+    max_triangles: a mesh with more is set aside.
     val_fraction: of the hash split when there are no split files. mesh_timeout_s: seconds per mesh.
     layout: "shards", "published" or "both". category: folder name in the published layout.
     overwrite: render everything again, even what is there already. retry_rejected: try the meshes again that
@@ -103,18 +114,26 @@ class RenderOptions:
     workers: int | None = None
     splits: Path | None = None
     val_fraction: float = 0.1
-    shapes_per_shard: int = 64
+    shapes_per_shard: int | None = None
     mesh_timeout_s: float = 300.0
     layout: str = "shards"
     category: str = "shapes"
     overwrite: bool = False
     retry_rejected: bool = False
+    shard: Shard = WHOLE
+    max_triangles: int = 5_000_000
 
     def __post_init__(self) -> None:
         _check(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
         _check(0.0 <= self.val_fraction < 1.0, f"--val-fraction must be in [0, 1), not {self.val_fraction}")
         _check(
-            self.shapes_per_shard >= 1, f"--shapes-per-shard must be at least 1, not {self.shapes_per_shard}"
+            self.shapes_per_shard is None or self.shapes_per_shard >= 1,
+            f"--shapes-per-shard must be at least 1, not {self.shapes_per_shard}",
+        )
+        _check(self.max_triangles >= 1, f"--max-triangles must be at least 1, not {self.max_triangles}")
+        _check(
+            self.shard.whole or self.layout == "shards",
+            f"--shard writes shards, not --layout {self.layout}; convert afterwards with `get3d data convert`",
         )
         _check(self.mesh_timeout_s > 0.0, f"--mesh-timeout must be above 0, not {self.mesh_timeout_s}")
         _check(self.layout in LAYOUTS, f"--layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
@@ -124,6 +143,11 @@ class RenderOptions:
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def shard_shapes(self) -> int:
+        """Shapes in one tar."""
+        return self.shapes_per_shard or shapes_per_shard(self.pixels.views, self.pixels.resolution)
 
     @property
     def writes_shards(self) -> bool:
@@ -142,6 +166,6 @@ class RenderOptions:
         """The settings part of the manifest: with the same meshes they give the same files."""
         return {
             **self.pixels.describe(),
-            "shapes_per_shard": self.shapes_per_shard,
+            "shapes_per_shard": self.shard_shapes,
             "layout": self.layout,
         }

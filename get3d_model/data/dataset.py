@@ -23,6 +23,7 @@ from get3d_model.data.base import (
     stack_samples,
 )
 from get3d_model.data.manifest import MANIFEST_NAME, read_manifest
+from get3d_model.data.parts import find_parts
 from get3d_model.data.published import PublishedSource, is_published
 from get3d_model.data.sampler import InfiniteSampler
 from get3d_model.data.shard_source import ShardSource
@@ -68,6 +69,8 @@ def open_source(
         if split_files:
             source.splits = read_split_files(split_files)
         return source
+    if find_parts(path):
+        raise InputError(f"{path} holds parts that are not one data set yet; run `get3d data merge {path}`")
     if (path / "shards").is_dir() or (path / ".partial").is_dir():
         raise InputError(
             f"{path} has no {MANIFEST_NAME}: rendering did not finish; run the same `get3d render` again"

@@ -43,6 +43,22 @@ class SourceMesh:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which part of a larger data set a folder holds; see `parts.py`.
+
+    index, count: this part's number, from 0, and how many there are.
+    inputs_sha256: of the list of all mesh files and of the split files; all parts must agree on it.
+    split_rule: `val_fraction` and `seed` of a split by hash, which depends on the shapes of all parts; None when
+        files said which shape goes where.
+    """
+
+    index: int
+    count: int
+    inputs_sha256: str
+    split_rule: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of `manifest.json`.
 
@@ -51,6 +67,7 @@ class Manifest:
     renderer_version: changes when the same settings give other pixels.
     shapes, rejected: source meshes by shape id. splits: shape ids by split name.
     shards: empty when only the published layout was written. index: the sample index beside the shards.
+    part: None for a data set that is complete in itself.
     """
 
     resolution: int
@@ -64,13 +81,17 @@ class Manifest:
     index: StoredFile | None
     rejected: dict[str, SourceMesh] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    part: Part | None = None
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        if self.part is None:
+            del value["part"]
+        return value
 
 
 def read_manifest(data_dir: Path) -> Manifest:
@@ -93,6 +114,8 @@ def read_manifest(data_dir: Path) -> Manifest:
         value["index"] = None if value["index"] is None else StoredFile(**value["index"])
         for key in ("shapes", "rejected"):
             value[key] = {shape_id: SourceMesh(**entry) for shape_id, entry in value[key].items()}
+        if value.get("part") is not None:
+            value["part"] = Part(**value["part"])
         return Manifest(**value)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); render the data set again") from error

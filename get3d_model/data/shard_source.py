@@ -40,7 +40,7 @@ class ShardSource:
         self.resolution = self.manifest.resolution
         self.splits = {name: list(ids) for name, ids in self.manifest.splits.items()}
         shape_ids = tuple(sorted(self.manifest.shapes))
-        index_N = _load_index(self.path, self.manifest, shape_ids)
+        index_N = load_index(self.path, self.manifest, shape_ids)
         if len(index_N) != self.manifest.samples:
             raise InputError(
                 f"{self.path}: the tars hold {len(index_N)} images,"
@@ -135,7 +135,11 @@ def check_shards(root: Path, manifest: Manifest) -> None:
             raise InputError(f"{path} is not in the manifest; remove it or render the data set again")
 
 
-def _load_index(root: Path, manifest: Manifest, shape_ids: Sequence[str]) -> np.ndarray:
+def load_index(root: Path, manifest: Manifest, shape_ids: Sequence[str]) -> np.ndarray:
+    """The index rows of a data set, from its file or else from its tars. shape_ids: all, sorted.
+
+    Raises InputError when the file is not the one the manifest describes.
+    """
     files = [stored.file for stored in manifest.shards]
     if manifest.index is None or not (root / manifest.index.file).is_file():
         # A data set copied without its index is still complete: the tars say the same.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from get3d_model.data.manifest import read_manifest
-from get3d_model.data.shards import assemble_shards, encode_piece, scan_tar
+from get3d_model.data.shards import assemble_shards, encode_piece, scan_tar, shapes_per_shard
 from get3d_model.errors import InputError
 from tests.get3d_model.data.synthetic import SHAPES, VIEWS, make_shapes, make_views, write_shard_dataset
 
@@ -143,3 +143,17 @@ def test_damaged_tars(tmp_path, files, reason):
         scan_tar(path)
     assert str(path) in str(caught.value)
     assert "render the data set again" in str(caught.value)
+
+
+@pytest.mark.parametrize("views", [1, 8, 24, 100])
+def test_600_000_views_are_hundreds_of_files(views):
+    shapes = shapes_per_shard(views, 1024)
+    assert 100 <= 600_000 / views / shapes <= 999
+    # Even where every pixel costs four bytes, which no PNG exceeds by more than its header, a tar stays usable.
+    assert shapes * views * 4 * 1024**2 < 5e9
+
+
+def test_tars_hold_at_least_one_shape_and_at_most_ten_thousand_images():
+    assert shapes_per_shard(1000, 8192) == 1
+    assert shapes_per_shard(24, 64) == 416
+    assert shapes_per_shard(1, 8) == 10_000
