@@ -87,6 +87,7 @@ def checks() -> Iterator[Check]:
         found = _version(name)
         yield Check(name, found is not None, found or hint, required=False)
     yield from _backends()
+    yield _blender()
     yield _triton()
 
 
@@ -115,6 +116,17 @@ def _backends() -> Iterator[Check]:
     for backend in rasterizer_backends():
         required = backend.name == "cpu"
         yield Check(f"rasterizer {backend.name}", backend.available, backend.reason, required)
+
+
+def _blender() -> Check:
+    from components.render.blender.install import find_blender
+
+    purpose = "photo-realistic data sets: `get3d render --backend blender`"
+    try:
+        found = find_blender()
+    except InputError as error:
+        return Check("blender", False, f"{purpose}; {error}", required=False)
+    return Check("blender", True, f"{found.version}, {found.where} ({purpose})", required=False)
 
 
 def _triton() -> Check:

@@ -37,6 +37,7 @@ HEAVY = {
     "dvc": ("pipelines.*",),
     "ruamel": ("pipelines.*",),
     "torchvision": (),
+    "bpy": ("components.render.blender.driver",),
 }
 # What starts before torch is needed, or where it is not installed.
 WITHOUT_TORCH = (
@@ -44,8 +45,8 @@ WITHOUT_TORCH = (
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.common", "components.*.component",
 )  # fmt: skip
-# These run inside Triton's model process, or where the Triton compiler is installed (on GPU machines), only.
-NOT_IMPORTABLE = ("serving.model_repository.*", "get3d_model.ops.fused.*")
+# These run inside Triton's model process, in Blender's Python, or where the Triton compiler is installed (on GPU machines), only.
+NOT_IMPORTABLE = ("serving.model_repository.*", "get3d_model.ops.fused.*", "components.render.blender.driver")
 
 
 @dataclass(frozen=True)
