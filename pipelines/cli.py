@@ -13,6 +13,7 @@ from get3d_model.errors import InputError
 COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("components.synth.main", "make procedural textured vehicles, so that a fresh clone has data"),
     "render": ("components.render.main", "render a folder of meshes into a training data set"),
+    "data": ("components.data.main", "merge, describe, check and convert data sets"),
     "train": ("components.train.main", "train a generator; resumes by itself"),
     "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),

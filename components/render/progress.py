@@ -25,9 +25,9 @@ class Progress:
         self._bar = tqdm(total=total, unit=unit, disable=not self._terminal, dynamic_ncols=True)
         self._begin = self._last = time.monotonic()
 
-    def advance(self) -> None:
-        self._done += 1
-        self._bar.update()
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        self._bar.update(count)
         now = time.monotonic()
         if not self._terminal and self._done < self._total and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now

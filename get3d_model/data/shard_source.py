@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from get3d_model.data.base import ONE_CLASS, SampleTable
+from get3d_model.data.base import SampleTable
 from get3d_model.data.manifest import Manifest, read_manifest
 from get3d_model.data.shards import build_index, member_stem
 from get3d_model.errors import InputError
@@ -56,10 +56,17 @@ class ShardSource:
             index_N["view"].astype(np.int32),
             index_N["rotation_deg"].astype(np.float64),
             index_N["elevation_deg"].astype(np.float64),
-            tuple(_label(self.manifest, shape_id) for shape_id in shape_ids),
+            tuple(
+                self.manifest.shapes[shape_id].class_label(self.manifest.category) for shape_id in shape_ids
+            ),
         )
         self._paths = [str(self.path / stored.file) for stored in self.manifest.shards]
         self._files = _OpenFiles()
+
+    @property
+    def image_bytes(self) -> int:
+        """Of all encoded images together."""
+        return int(self._length_N.sum())
 
     def read_png(self, index: int) -> bytes:
         length = int(self._length_N[index])
@@ -76,12 +83,6 @@ class ShardSource:
         shard = self.manifest.shards[int(self._shard_N[index])].file
         shape_id = self.table.shape_ids[int(self.table.shape_N[index])]
         return f"{self.path / shard}:{member_stem(shape_id, int(self.table.view_N[index]))}.png"
-
-
-def _label(manifest: Manifest, shape_id: str) -> str:
-    """The folder, below the mesh folder, that a shape's mesh came from: one folder per class."""
-    folder, slash, _ = manifest.shapes[shape_id].source.partition("/")
-    return folder if slash else manifest.category or ONE_CLASS
 
 
 class _OpenFiles:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from get3d_model.errors import InputError
 from get3d_model.files import atomic_path, sha256_file
 
 INDEX_NAME = "index.npy"
+# What may stand beside a camera: the shape's class and a text about it.
+TEXTS = ("label", "caption")
 # A tar should take about this many bytes, and never hold more images than this.
 SHARD_BYTES = 2**29
 SHARD_IMAGES = 10_000
@@ -90,20 +92,28 @@ def check_shape_id(shape_id: str) -> None:
 
 def encode_piece(shape_id: str, views: Iterable[View], radius: float, fov_deg: float) -> bytes:
     """The tar content of one shape's views: PNG and JSON of each; the same views give the same bytes."""
+    encoded = ((encode_png(view.rgba_HW4), view.rotation_deg, view.elevation_deg) for view in views)
+    return encode_piece_files(shape_id, encoded, radius, fov_deg)
+
+
+def encode_piece_files(
+    shape_id: str, views: Iterable[tuple[bytes, float, float]], radius: float, fov_deg: float
+) -> bytes:
+    """As `encode_piece`, for (PNG bytes, rotation_deg, elevation_deg) of every view."""
     check_shape_id(shape_id)
     blocks: list[bytes] = []
-    for number, view in enumerate(views):
+    for number, (png, rotation_deg, elevation_deg) in enumerate(views):
         camera = {
             "shape": shape_id,
             "view": number,
-            "rotation_deg": view.rotation_deg,
-            "elevation_deg": view.elevation_deg,
+            "rotation_deg": rotation_deg,
+            "elevation_deg": elevation_deg,
             "radius": radius,
             "fov_deg": fov_deg,
         }
         stem = member_stem(shape_id, number)
-        blocks += _tar_member(f"{stem}.png", encode_png(view.rgba_HW4))
-        blocks += _tar_member(f"{stem}.json", (json.dumps(camera, sort_keys=True) + "\n").encode())
+        blocks += _tar_member(f"{stem}.png", png)
+        blocks += _tar_member(f"{stem}.json", _json_line(camera))
     return b"".join(blocks)
 
 
@@ -151,6 +161,23 @@ def decode_piece(piece: bytes) -> list[tuple[bytes, dict[str, Any]]]:
             else:
                 cameras.append(json.loads(content))
     return list(zip(pngs, cameras, strict=True))
+
+
+def annotate_piece(piece: bytes, texts: Mapping[str, str]) -> bytes:
+    """The piece with these texts, and no others, beside the camera of every view."""
+    blocks: list[bytes] = []
+    with tarfile.open(fileobj=io.BytesIO(piece), mode="r:") as archive:
+        for info in archive:
+            content = archive.extractfile(info).read()
+            if info.name.endswith(".json"):
+                camera = {key: value for key, value in json.loads(content).items() if key not in TEXTS}
+                content = _json_line(camera | dict(texts))
+            blocks += _tar_member(info.name, content)
+    return b"".join(blocks)
+
+
+def _json_line(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, sort_keys=True) + "\n").encode()
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -223,25 +250,33 @@ def assemble_shards(
 def build_index(root: Path, shard_files: Sequence[str], shape_ids: Sequence[str]) -> np.ndarray:
     """The index rows (INDEX_DTYPE, N) of the tars; `shape_ids` are all ids of the data set, sorted."""
     position = {shape_id: i for i, shape_id in enumerate(shape_ids)}
-    rows = []
+    rows = [np.empty(0, INDEX_DTYPE)]
     for number, file in enumerate(shard_files):
-        for member in scan_tar(Path(root) / file):
+        members = scan_tar(Path(root) / file)
+        for member in members:
             if member.shape_id not in position:
                 raise InputError(
                     f"{root}/{file} holds shape {member.shape_id!r}, which the manifest does not list;"
                     " render the data set again"
                 )
-            rows.append(
-                (
-                    number,
-                    member.offset,
-                    member.length,
-                    position[member.shape_id],
-                    member.view,
-                    member.rotation_deg,
-                    member.elevation_deg,
-                )
-            )
+        rows.append(index_rows(number, members, position))
+    return np.concatenate(rows)
+
+
+def index_rows(number: int, members: Sequence[Member], position: Mapping[str, int]) -> np.ndarray:
+    """The index rows (INDEX_DTYPE, N) of shard `number`; position: places of the shapes in the sorted ids."""
+    rows = [
+        (
+            number,
+            member.offset,
+            member.length,
+            position[member.shape_id],
+            member.view,
+            member.rotation_deg,
+            member.elevation_deg,
+        )
+        for member in members
+    ]
     return np.array(rows, INDEX_DTYPE)
 
 

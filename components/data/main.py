@@ -1,0 +1,116 @@
+"""`get3d data`: merge, describe, check and convert data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from get3d_model.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    merge = actions.add_parser("merge", help="make the parts of `get3d render --shard i/n` one data set")
+    merge.add_argument("out", type=Path, metavar="OUT", help="the folder that the jobs rendered into")
+    merge.add_argument(
+        "--parts", type=Path, nargs="+", metavar="DIR", help="the parts, below OUT; all in OUT unless given"
+    )
+
+    stats = actions.add_parser("stats", help="what a data set holds")
+    stats.add_argument("dir", type=Path, metavar="DIR")
+    stats.add_argument("--json", action="store_true", help="as JSON")
+
+    verify = actions.add_parser("verify", help="decode every image, check every camera, hash and split")
+    verify.add_argument("dir", type=Path, metavar="DIR")
+    verify.add_argument("--limit", type=int, default=20, help="problems shown (default: 20)")
+    verify.add_argument("--threads", type=int, help="one per processor unless given")
+
+    convert = actions.add_parser("convert", help="between the published layout and shards")
+    convert.add_argument("source", type=Path, metavar="SRC")
+    convert.add_argument("out", type=Path, metavar="DST", help="a new or empty folder")
+    convert.add_argument("--to", choices=("shards", "published"), required=True)
+    convert.add_argument("--category", help="folder of all shapes below img/; one per class unless given")
+    convert.add_argument("--shapes-per-shard", type=int, help="about half a GiB of them unless given")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the arguments say. Raises InputError for bad input, and for a data set with problems."""
+    {"merge": _merge, "stats": _stats, "verify": _verify, "convert": _convert}[args.action](args)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from get3d_model.data.parts import merge_parts
+    from get3d_model.files import clear_disk_errors
+
+    with clear_disk_errors(args.out, "make space or access, then merge again"):
+        manifest = merge_parts(args.out, args.parts)
+    print(
+        f"{args.out}: {manifest.samples} images of {len(manifest.shapes)} shapes in {len(manifest.shards)} tars,"
+        f" {len(manifest.rejected)} meshes set aside"
+    )
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from get3d_model.data.stats import dataset_stats
+
+    stats = dataset_stats(args.dir)
+    print(json.dumps(stats.to_json(), indent=2) if args.json else stats.describe())
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from components.render.progress import Progress, log
+    from get3d_model.data.stats import dataset_stats
+    from get3d_model.data.verify import verify_dataset
+
+    if args.limit < 1:
+        raise InputError(f"--limit must be at least 1, not {args.limit}")
+    try:
+        total = dataset_stats(args.dir).images
+    except InputError:
+        total = 0  # what is wrong comes below, with everything else
+    count = 0
+    with Progress(total, "image") as progress:
+        for problem in verify_dataset(args.dir, progress.advance, args.threads):
+            count += 1
+            if count <= args.limit:
+                log(problem)
+    if count:
+        more = f", of which {args.limit} are listed (--limit)" if count > args.limit else ""
+        raise InputError(f"{args.dir} has {count} problem{'s' * (count > 1)}{more}; fetch or render it again")
+    print(f"{args.dir}: {total} images and their cameras are sound")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from components.render.progress import Progress
+    from get3d_model.data.convert import convert_dataset
+    from get3d_model.data.stats import dataset_stats
+    from get3d_model.files import clear_disk_errors
+
+    if args.shapes_per_shard is not None and args.shapes_per_shard < 1:
+        raise InputError(f"--shapes-per-shard must be at least 1, not {args.shapes_per_shard}")
+    with (
+        clear_disk_errors(args.out, "make space or access, then convert again"),
+        Progress(dataset_stats(args.source).shapes, "shape") as progress,
+    ):
+        manifest = convert_dataset(
+            args.source,
+            args.out,
+            args.to,
+            category=args.category,
+            shard_shapes=args.shapes_per_shard,
+            on_shape=progress.advance,
+        )
+    print(f"{args.out}: {len(manifest.shapes)} shapes in the {args.to} layout")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
