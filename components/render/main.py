@@ -151,8 +151,8 @@ def _render_with_blender(options: RenderOptions, args: argparse.Namespace) -> Re
     install = find_blender(args.blender)
     settings = BlenderSettings(install.version, args.engine, args.samples)
     log(f"Blender {install.version} ({install.where}), {settings.engine}, {settings.samples} samples")
-    if settings.engine == "eevee":
-        client.check_eevee(install, settings)
+    if settings.engine == "eevee" and (slow := client.check_eevee(install, settings)):
+        log(f"warning: {slow}")
     # Here, because workers are killed when a run ends, and could not clean up.
     with tempfile.TemporaryDirectory(prefix="get3d-blender-") as scratch:
         factory = client.blender_renderer_factory(install, Path(scratch), options.mesh_timeout_s)

@@ -59,6 +59,7 @@ class BlenderRenderer:
 
     time_limit_s: for the pictures of one mesh. scratch: folder for files that pass between the two, made when needed.
     Starts on the first use, and again after it had to be stopped.
+    software: after a picture by Eevee the name of the driver that draws on the processor; None with a GPU.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class BlenderRenderer:
         self._time_limit_s = time_limit_s
         self._threads = threads
         self._running: _Process | None = None
+        self.software: str | None = None
 
     def start(self) -> None:
         """Raises InputError when Blender does not start, or is not the version of the settings."""
@@ -133,6 +135,7 @@ class BlenderRenderer:
             answer = self._ask(request, deadline)
             if "error" in answer:
                 raise InputError(f"Blender could not render it: {answer['error']}")
+            self.software = answer["software"]
             return np.stack([_read(picture) for picture in pictures])
 
     def close(self) -> None:
@@ -221,8 +224,11 @@ def _make(
     return renderer.render
 
 
-def check_eevee(install: BlenderInstall, settings: BlenderSettings) -> None:
-    """Draws one small picture in a Blender of its own. Raises InputError when that fails, as without a GPU."""
+def check_eevee(install: BlenderInstall, settings: BlenderSettings) -> str | None:
+    """Draws one small picture in a Blender of its own. Raises InputError when that fails, as without a GPU.
+
+    Returns a warning for the log when it works but slowly.
+    """
     vertices_V3 = np.array([[-1, -1, 0], [1, -1, 0], [0, 1, 0]], np.float32)
     triangle = TexturedMesh(
         vertices_V3,
@@ -240,3 +246,6 @@ def check_eevee(install: BlenderInstall, settings: BlenderSettings) -> None:
             renderer.close()
     if not rgba_BHW4[..., 3].any():
         raise InputError(f"{EEVEE_HINT} (its picture is empty)")
+    if renderer.software is None:
+        return None
+    return f"Eevee found no GPU and draws on the processor ({renderer.software}); --engine cycles is quicker there"

@@ -124,7 +124,19 @@ def render_views(scene, request):
             bpy.ops.render.render(write_still=True)
     finally:
         forget(things)
-    return {"pictures": len(request["pictures"])}
+    return {"software": draws_in_software(scene)}
+
+
+def draws_in_software(scene):
+    """The name of the driver when Eevee's GPU is none; None otherwise. Known once something was rendered."""
+    if scene.render.engine == "CYCLES":
+        return None
+    import gpu
+
+    try:
+        return gpu.platform.renderer_get() if gpu.platform.device_type_get() == "SOFTWARE" else None
+    except (AttributeError, SystemError):  # it does not say
+        return None
 
 
 def main():
