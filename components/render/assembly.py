@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from components.render.folder import OutputFolder, Plan
+from components.render.folder import NOTES_NAME, OutputFolder, Plan
 from components.render.inputs import SPLIT_NAMES, MeshFile
 from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.data.manifest import Manifest, Part, SourceMesh, write_manifest
 from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.published import write_published_files
-from get3d_model.data.shards import assemble_shards, decode_piece, read_pieces
+from get3d_model.data.shards import annotate_piece, assemble_shards, decode_piece, read_pieces
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 
 
@@ -21,6 +21,7 @@ class Inputs:
     """The meshes of a run. keys: of each shape's images. split_files: empty for a split by hash.
 
     listed: all meshes of the folder, of which `meshes` are this job's. part: None when there is one job.
+    notes: lines by shape id about what is missing in its files.
     """
 
     meshes: list[MeshFile]
@@ -29,12 +30,14 @@ class Inputs:
     split_files: dict[str, Path]
     listed: list[MeshFile]
     part: Part | None = None
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def reuse_images(
-    folder: OutputFolder, finished: Manifest, pixels: PixelSettings, inputs: Inputs, renderer_version: str
+    folder: OutputFolder, finished: Manifest, options: RenderOptions, inputs: Inputs, renderer_version: str
 ) -> None:
     """Takes the images of unchanged shapes out of the finished data set."""
+    pixels = options.pixels
     same_pixels = all(finished.settings.get(name) == value for name, value in pixels.describe().items())
     if finished.renderer_version != renderer_version or not same_pixels:
         return
@@ -42,7 +45,10 @@ def reuse_images(
         shape_id: folder.piece(key)
         for shape_id, key in inputs.keys.items()
         if shape_id in finished.shapes
-        and pixels.key(renderer_version, shape_id, finished.shapes[shape_id].sha256) == key
+        and _finished_pixels(finished, pixels, shape_id).key(
+            renderer_version, shape_id, finished.shapes[shape_id].sha256
+        )
+        == key
         and not folder.piece(key).exists()
     }
     for stored in finished.shards:
@@ -52,6 +58,12 @@ def reuse_images(
             for shape_id, piece in read_pieces(path):
                 if shape_id in wanted:
                     write_bytes_atomic(wanted[shape_id], piece)
+
+
+def _finished_pixels(finished: Manifest, pixels: PixelSettings, shape_id: str) -> PixelSettings:
+    """`pixels` with the scale that the finished data set gave to the shape."""
+    label = finished.shapes[shape_id].class_label(finished.category)
+    return replace(pixels, scale=finished.settings.get("scales", {}).get(label, pixels.scale))
 
 
 def write_rejected(path: Path, inputs: Inputs, rejected: dict[str, str]) -> None:
@@ -85,7 +97,9 @@ def assemble(
         shards, index = assemble_shards(
             folder.staged,
             plan.accepted,
-            lambda shape_id: folder.piece(inputs.keys[shape_id]).read_bytes(),
+            lambda shape_id: annotate_piece(
+                folder.piece(inputs.keys[shape_id]).read_bytes(), inputs.sources[shape_id].texts
+            ),
             options.shard_shapes,
             publish_and_free,
         )
@@ -93,6 +107,8 @@ def assemble(
         publish_and_free(plan.accepted)
     write_split_lists(folder.staged, options, splits)
     write_rejected(folder.staged / REJECTED_NAME, inputs, plan.rejected)
+    if inputs.notes:
+        write_json_atomic(folder.staged / NOTES_NAME, inputs.notes)
     manifest = Manifest(
         resolution=options.pixels.resolution,
         views_per_shape=options.pixels.views,
@@ -123,12 +139,19 @@ def _publish(root: Path, category: str, shape_id: str, piece: bytes) -> None:
 
 
 def write_split_lists(root: Path, options: RenderOptions, splits: dict[str, list[str]]) -> None:
-    """Other readers of the published layout know no manifest, so the lists stand beside it."""
-    if options.writes_published:
-        for name in set(SPLIT_NAMES) - splits.keys():
-            (root / f"{name}.txt").unlink(missing_ok=True)
-        for name, ids in splits.items():
-            write_bytes_atomic(root / f"{name}.txt", "".join(f"{shape_id}\n" for shape_id in ids).encode())
+    """The lists as files, as `--splits` reads them: in `splits`, those that name a shape.
+
+    Other readers of the published layout know no manifest, so there they stand beside the images as well.
+    """
+    for folder in (root / "splits", root) if options.writes_published else (root / "splits",):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in SPLIT_NAMES:
+            ids = splits.get(name, [])
+            if ids or (folder == root and name in splits):
+                content = "".join(f"{shape_id}\n" for shape_id in ids).encode()
+                write_bytes_atomic(folder / f"{name}.txt", content)
+            else:
+                (folder / f"{name}.txt").unlink(missing_ok=True)
 
 
 def read_rejected(out: Path) -> dict[str, str]:

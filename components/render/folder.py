@@ -23,10 +23,22 @@ from get3d_model.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from get3d_model.data.parts import REJECTED_NAME, Shard, find_parts
 from get3d_model.data.shards import INDEX_NAME
 from get3d_model.errors import InputError
-from get3d_model.files import write_bytes_atomic, write_json_atomic
+from get3d_model.files import remove_temporaries, write_bytes_atomic, write_json_atomic
 
+NOTES_NAME = "notes.json"
 # Everything that a run may put into OUT, the manifest excepted, which goes first and comes last.
-MANAGED = ("shards", INDEX_NAME, "img", "camera", "train.txt", "val.txt", "test.txt", REJECTED_NAME)
+MANAGED = (
+    "shards",
+    INDEX_NAME,
+    "img",
+    "camera",
+    "train.txt",
+    "val.txt",
+    "test.txt",
+    "splits",
+    REJECTED_NAME,
+    NOTES_NAME,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ class OutputFolder:
         if self._plan.is_file():
             plan = json.loads(self._plan.read_text())
             if plan["run"] == run:
-                _remove_temporaries(self.staged)
+                for path in (self.staged, self.staged / "shards", self.staged / "splits"):
+                    remove_temporaries(path)
                 return Plan(plan["accepted"], plan["rejected"])
             self._plan.unlink()
         shutil.rmtree(self.staged, ignore_errors=True)
@@ -77,6 +90,12 @@ class OutputFolder:
 
     def save_plan(self, run: str, plan: Plan) -> None:
         write_json_atomic(self._plan, {"run": run, "accepted": plan.accepted, "rejected": plan.rejected})
+
+    def tidy(self) -> None:
+        """Removes the work folder when nothing is left in it that a later run could use."""
+        for folder in (self.pieces, self.partial):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def commit(self) -> None:
         """Moves the staged data set into place; what an interrupted call left undone, the next one does.
@@ -96,6 +115,11 @@ class OutputFolder:
                 os.replace(self.staged / name, self.out / name)
         os.replace(self.staged / MANIFEST_NAME, self.out / MANIFEST_NAME)
         shutil.rmtree(self.partial)
+
+    def clean(self) -> None:
+        """Removes what a stopped run left, where OUT holds what is wanted already."""
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
 
 
 @contextmanager
@@ -117,8 +141,8 @@ def open_output(out: Path) -> Iterator[OutputFolder]:
         _lock(handle, out)
         _check_owned(folder)
         # A run that was killed while it wrote one of the files that stand in OUT itself.
-        for path in out.glob(".*.tmp.*"):
-            path.unlink()
+        for path in (out, out / "splits"):
+            remove_temporaries(path)
         if (folder.staged / MANIFEST_NAME).exists():
             folder.commit()
         yield folder
@@ -141,12 +165,6 @@ def part_folder(out: Path, shard: Shard) -> Path:
             f"{out} holds {(foreign or ['.partial'])[0]}, which is no part of a data set; choose an empty folder"
         )
     return Path(out) / shard.folder
-
-
-def _remove_temporaries(folder: Path) -> None:
-    """What a killed run was writing; `write_bytes_atomic` and its like name it so."""
-    for path in folder.rglob(".*.tmp*"):
-        path.unlink()
 
 
 def _lock(handle: int, out: Path) -> None:

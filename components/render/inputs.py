@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from components.render.shapenet import shapenet_names
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.splits import hash_split, read_split_files
 from get3d_model.errors import InputError
-from get3d_model.files import sha256_file, sha256_json
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 SPLIT_NAMES = ("train", "val", "test")
@@ -22,11 +21,15 @@ SPLIT_NAMES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class MeshFile:
-    """A mesh to be rendered. relative: its path below the mesh folder, with forward slashes."""
+    """A mesh to be rendered. relative: its path below the mesh folder, with forward slashes.
+
+    label: its class where the folders are ShapeNet's, which name a synset.
+    """
 
     shape_id: str
     path: Path
     relative: str
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,91 +44,49 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     """All mesh files below `folder`, sorted by shape id; hidden files and folders are skipped.
 
     The shape id is the relative path without its suffix, '/' replaced by '-'; so is '.', because WebDataset
-    ends a sample's key at the first dot. Raises InputError for a missing folder, one without meshes, and
-    two files with the same id.
+    ends a sample's key at the first dot. In ShapeNet's layout it is the model id. Raises InputError for a
+    missing folder, one without meshes, and two files with the same id.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
             f"the mesh folder {folder} does not exist; check the path or run `get3d synth` first"
         )
-    found: dict[str, MeshFile] = {}
+    candidates: list[MeshFile] = []
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(root) / name
-            if name.startswith(".") or path.suffix.lower() not in MESH_SUFFIXES:
-                continue
-            relative = path.relative_to(folder).as_posix()
-            shape_id = _shape_id(relative)
-            if shape_id in found:
-                raise InputError(
-                    f"{found[shape_id].path} and {path} would both be shape {shape_id!r};"
-                    " rename or remove one of them"
-                )
-            found[shape_id] = MeshFile(shape_id, path, relative)
+            if not name.startswith(".") and path.suffix.lower() in MESH_SUFFIXES:
+                candidates.append(_named(folder, path))
+    # ShapeNet has some models in two synsets.
+    often = Counter(mesh.shape_id for mesh in candidates)
+    found: dict[str, MeshFile] = {}
+    for mesh in candidates:
+        if often[mesh.shape_id] > 1 and mesh.label is not None:
+            mesh = replace(mesh, shape_id=f"{mesh.label}-{mesh.shape_id}")
+        if mesh.shape_id in found:
+            raise InputError(
+                f"{found[mesh.shape_id].path} and {mesh.path} would both be shape {mesh.shape_id!r};"
+                " rename or remove one of them"
+            )
+        found[mesh.shape_id] = mesh
     if not found:
         raise InputError(f"{folder} holds no {', '.join(MESH_SUFFIXES)} file; check the path")
     return [found[shape_id] for shape_id in sorted(found)]
 
 
+def _named(folder: Path, path: Path) -> MeshFile:
+    relative = path.relative_to(folder).as_posix()
+    names = shapenet_names(folder, relative)
+    if names is None:
+        return MeshFile(_shape_id(relative), path, relative)
+    return MeshFile(_shape_id(f"{names[0]}."), path, relative, names[1])
+
+
 def _shape_id(relative: str) -> str:
     stem = relative.rpartition(".")[0]
     return "".join("-" if letter in "/." or ord(letter) < 32 else letter for letter in stem)
-
-
-def hash_meshes(meshes: Iterable[MeshFile]) -> dict[str, str]:
-    """A sha256 by shape id: of the mesh file, and of the files it names if there are any.
-
-    Empty for a file that cannot be read: the loader says why, and it costs only itself.
-    """
-    meshes = list(meshes)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return dict(zip((mesh.shape_id for mesh in meshes), pool.map(_hash_mesh, meshes), strict=True))
-
-
-def _hash_mesh(mesh: MeshFile) -> str:
-    try:
-        digest = sha256_file(mesh.path)
-        referenced = {name: path for name, path in _references(mesh.path).items() if path.is_file()}
-        if not referenced:
-            return digest
-        return sha256_json([digest, {name: sha256_file(path) for name, path in referenced.items()}])
-    except OSError:
-        return ""
-
-
-def _references(path: Path) -> dict[str, Path]:
-    """Files that a mesh file names. A damaged file names none: the loader has the words for what is wrong."""
-    suffix = path.suffix.lower()
-    names: list[str] = []
-    if suffix == ".gltf":
-        try:
-            document = json.loads(path.read_bytes())
-            entries = [*document.get("buffers", []), *document.get("images", [])]
-            names = [entry["uri"] for entry in entries if not entry.get("uri", "data:").startswith("data:")]
-        except (ValueError, AttributeError, TypeError, KeyError):
-            return {}
-    elif suffix == ".obj":
-        for name in _words_after(path, ("mtllib",)):
-            names.append(name)
-            library = path.parent / name
-            if library.is_file():
-                names += _words_after(library, ("map_kd",))
-    elif suffix == ".ply":
-        header = path.read_bytes()[:4096].partition(b"end_header")[0].decode("latin-1").splitlines()
-        names = [line.split(None, 2)[2] for line in header if line.lower().startswith("comment texturefile ")]
-    return {name: path.parent / name.replace("\\", "/") for name in names}
-
-
-def _words_after(path: Path, keys: tuple[str, ...]) -> list[str]:
-    result = []
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            key, _, rest = line.strip().partition(" ")
-            if key.lower() in keys and rest.strip():
-                result.append(rest.strip())
-    return result
 
 
 def view_angles(
@@ -182,8 +143,9 @@ def split_shapes(
     files: Mapping[str, Path],
     val_fraction: float,
     seed: int,
+    groups: Mapping[str, str] | None = None,
 ) -> Splits:
-    """Splits the rendered shapes by the files, or by hash when there are none.
+    """Splits the rendered shapes by the files, or by hash when there are none; `groups` stay together there.
 
     An id in a file is matched with a mesh's shape id, file name without suffix, path without suffix, or a
     folder on its path (ShapeNet's `<id>/models/model_normalized.obj`). Raises InputError when a mesh is
@@ -191,7 +153,7 @@ def split_shapes(
     """
     rendered = list(rendered)
     if not files:
-        return Splits(hash_split((mesh.shape_id for mesh in rendered), val_fraction, seed), [])
+        return Splits(hash_split((mesh.shape_id for mesh in rendered), val_fraction, seed, groups), [])
     owner = {shape_id: name for name, ids in read_split_files(files).items() for shape_id in ids}
     lists: dict[str, list[str]] = {name: [] for name in files}
     unlisted, matched = [], set()
@@ -208,13 +170,28 @@ def split_shapes(
         if not found:
             unlisted.append(mesh.shape_id)
         lists[found.pop() if found else "train"].append(mesh.shape_id)
-    notes = []
+    notes = _torn_groups(lists, groups or {})
     without_mesh = sorted(owner.keys() - matched)
     if without_mesh:
         notes.append(f"{len(without_mesh)} listed ids have no mesh, such as {without_mesh[0]!r}")
     if unlisted:
         notes.append(f"{len(unlisted)} shapes are in no split file and go to train, such as {unlisted[0]!r}")
     return Splits({name: sorted(ids) for name, ids in lists.items()}, notes)
+
+
+def _torn_groups(lists: Mapping[str, list[str]], groups: Mapping[str, str]) -> list[str]:
+    """A note when split files part shapes that are copies of each other: they are obeyed all the same."""
+    owner: dict[str, tuple[str, str]] = {}
+    torn: dict[str, str] = {}
+    for split, ids in lists.items():
+        for shape_id in ids:
+            first_split, first = owner.setdefault(groups.get(shape_id, shape_id), (split, shape_id))
+            if first_split != split:
+                torn.setdefault(first, shape_id)
+    if not torn:
+        return []
+    pair = min(torn.items())
+    return [f"{len(torn)} groups of equal shapes are in two splits, such as {pair[0]!r} and {pair[1]!r}"]
 
 
 def _names(mesh: MeshFile) -> set[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from components.render.archive import is_archive, unpacked
 from components.render.assembly import (
     Inputs,
     assemble,
@@ -30,12 +31,13 @@ from components.render.inputs import (
     Splits,
     find_meshes,
     find_split_files,
-    hash_meshes,
     split_shapes,
 )
+from components.render.mesh_files import inspect_meshes
 from components.render.pool import run_tasks
 from components.render.progress import Progress, log
 from components.render.settings import PixelSettings, RenderOptions
+from components.render.tables import match_table, read_table
 from components.render.worker import (
     RENDERER_VERSION,
     RenderFunction,
@@ -46,6 +48,7 @@ from components.render.worker import (
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, Part, SourceMesh, write_manifest
 from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.shard_source import check_shards
+from get3d_model.data.splits import split_groups
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors, sha256_file, sha256_json
 
@@ -86,18 +89,34 @@ def render_dataset(
     could be rendered, or when the disk is full; RenderStopped for Ctrl-C and SIGTERM.
     """
     begin = time.monotonic()
-    inputs = _find_inputs(options, renderer_version)
     out = part_folder(options.out, options.shard)
     advice = "make space or access; the same command continues where it was"
-    with _interruptible(), clear_disk_errors(out, advice), open_output(out) as folder:
+    with _interruptible(), clear_disk_errors(out, advice), contextlib.ExitStack() as stack:
+        if is_archive(options.meshes):
+            folder = stack.enter_context(open_output(out))
+            meshes = stack.enter_context(unpacked(options.meshes, folder.partial / "input"))
+            stack.callback(folder.tidy)
+            options = replace(options, meshes=meshes)
+            inputs = _find_inputs(options, renderer_version)
+        else:
+            inputs = _find_inputs(options, renderer_version)
+            folder = stack.enter_context(open_output(out))
         finished = None if options.overwrite else folder.finished()
         if finished is not None and _is_current(folder, finished, options, inputs, renderer_version):
             splits = _split(options, inputs, set(finished.shapes))
-            if splits.lists != finished.splits or inputs.part != finished.part:
+            current = replace(
+                finished,
+                splits=splits.lists,
+                part=inputs.part,
+                shapes={shape_id: inputs.sources[shape_id] for shape_id in finished.shapes},
+                rejected={shape_id: inputs.sources[shape_id] for shape_id in finished.rejected},
+            )
+            if current != finished:
                 _retire_merged(options)
                 write_split_lists(folder.out, options, splits.lists)
-                write_manifest(folder.out, replace(finished, splits=splits.lists, part=inputs.part))
+                write_manifest(folder.out, current)
                 log("only the splits or the meshes of other parts have changed; the images stay")
+            folder.clean()
             counts = f"{len(finished.shapes)} shapes, {len(finished.rejected)} set aside"
             log(f"{out} is up to date: {counts}")
             return RenderReport(
@@ -110,12 +129,15 @@ def render_dataset(
                 up_to_date=True,
                 seconds=time.monotonic() - begin,
             )
-        run = sha256_json([options.describe(), options.category_written, options.overwrite, inputs.keys])
+        texts = {shape_id: source.texts for shape_id, source in inputs.sources.items()}
+        run = sha256_json(
+            [options.describe(), options.category_written, options.overwrite, inputs.keys, texts]
+        )
         plan = folder.begin(run, set() if options.overwrite else set(inputs.keys.values()))
         rendered = 0
         if plan is None:
             if finished is not None:
-                reuse_images(folder, finished, options.pixels, inputs, renderer_version)
+                reuse_images(folder, finished, options, inputs, renderer_version)
             plan, rendered = _render(folder, options, inputs, make_renderer)
             folder.save_plan(run, plan)
         splits = _split(options, inputs, set(plan.accepted))
@@ -147,18 +169,45 @@ def _find_inputs(options: RenderOptions, renderer_version: str) -> Inputs:
     log(f"{len(meshes)} meshes in {options.meshes}; {used}")
     # Checked now, so that a shape in two lists does not show after hours of rendering.
     split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
+    tables = _read_tables(options, meshes)
     listed, part = meshes, None
     if not options.shard.whole:
         meshes = [mesh for mesh in listed if options.shard.owns(mesh.shape_id)]
         part = _describe_part(options, listed, split_files)
         log(f"shard {options.shard.index}/{options.shard.count}: {len(meshes)} of them")
-    hashes = hash_meshes(meshes)
-    sources = {mesh.shape_id: SourceMesh(mesh.relative, hashes[mesh.shape_id]) for mesh in meshes}
-    keys = {
-        mesh.shape_id: options.pixels.key(renderer_version, mesh.shape_id, hashes[mesh.shape_id])
+    facts = inspect_meshes(meshes, options.meshes)
+    sources = {
+        mesh.shape_id: SourceMesh(
+            mesh.relative,
+            facts[mesh.shape_id].sha256,
+            facts[mesh.shape_id].geometry,
+            tables["group"].get(mesh.shape_id),
+            tables["label"].get(mesh.shape_id, mesh.label),
+            tables["caption"].get(mesh.shape_id),
+        )
         for mesh in meshes
     }
-    return Inputs(meshes, sources, keys, split_files, listed, part)
+    keys = {
+        shape_id: options.pixels_of(source.class_label(options.category_written)).key(
+            renderer_version, shape_id, source.sha256
+        )
+        for shape_id, source in sources.items()
+    }
+    notes = {shape_id: list(fact.notes) for shape_id, fact in facts.items() if fact.notes}
+    if notes:
+        first = min(notes)
+        log(f"warning: files are missing for {len(notes)} shapes, such as {first!r}: {notes[first][0]}")
+    return Inputs(meshes, sources, keys, split_files, listed, part, notes)
+
+
+def _read_tables(options: RenderOptions, meshes: list[MeshFile]) -> dict[str, dict[str, str]]:
+    """What the files of `options.tables` say, by kind and shape id."""
+    tables: dict[str, dict[str, str]] = {"caption": {}, "label": {}, "group": {}}
+    for kind, path in options.tables.items():
+        tables[kind], unknown = match_table(read_table(path, kind), meshes)
+        if unknown:
+            log(f"warning: {len(unknown)} names in {path} have no mesh, such as {unknown[0]!r}")
+    return tables
 
 
 def _describe_part(options: RenderOptions, listed: list[MeshFile], split_files: dict[str, Path]) -> Part:
@@ -177,8 +226,9 @@ def _retire_merged(options: RenderOptions) -> None:
 
 def _split(options: RenderOptions, inputs: Inputs, accepted: set[str]) -> Splits:
     rendered = [mesh for mesh in inputs.meshes if mesh.shape_id in accepted]
+    groups = split_groups({shape_id: source.marks for shape_id, source in inputs.sources.items()})
     return split_shapes(
-        rendered, inputs.listed, inputs.split_files, options.val_fraction, options.pixels.seed
+        rendered, inputs.listed, inputs.split_files, options.val_fraction, options.pixels.seed, groups
     )
 
 
@@ -190,10 +240,16 @@ def _is_current(
         return False
     if finished.settings != options.describe() or finished.renderer_version != renderer_version:
         return False
-    if {
-        **finished.shapes,
-        **finished.rejected,
-    } != inputs.sources or finished.category != options.category_written:
+    before = {**finished.shapes, **finished.rejected}
+    # Groups and the like decide only the splits; texts stand in the shards.
+    described = [
+        {
+            key: (mesh.source, mesh.sha256, mesh.texts if finished.shards else {})
+            for key, mesh in meshes.items()
+        }
+        for meshes in (before, inputs.sources)
+    ]
+    if described[0] != described[1] or finished.category != options.category_written:
         return False
     try:
         if finished.shards:
@@ -211,7 +267,14 @@ def _render(
 ) -> tuple[Plan, int]:
     """Renders the shapes that have no piece yet. Returns the plan and how many were rendered."""
     tasks = [
-        RenderTask(mesh.shape_id, mesh.path, folder.piece(inputs.keys[mesh.shape_id]), options.max_triangles)
+        RenderTask(
+            mesh.shape_id,
+            mesh.path,
+            folder.piece(inputs.keys[mesh.shape_id]),
+            options.max_triangles,
+            options.meshes,
+            options.pixels_of(inputs.sources[mesh.shape_id].class_label(options.category_written)).scale,
+        )
         for mesh in inputs.meshes
         if not folder.piece(inputs.keys[mesh.shape_id]).exists()
     ]

@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " data set. A stopped run continues where it was; unchanged shapes are never rendered twice."
     )
     add = parser.add_argument
-    add("meshes", type=Path, metavar="MESHES", help="folder, searched recursively for meshes")
+    add(
+        "meshes",
+        type=Path,
+        metavar="MESHES",
+        help="folder, searched recursively for meshes, or a .zip of one",
+    )
     add("out", type=Path, metavar="OUT", help="folder of the data set")
     add("--views", type=int, default=24, help="images per shape (default: %(default)s)")
     add("--resolution", type=int, default=1024, help="image size in pixels (default: %(default)s)")
@@ -57,6 +62,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET|FILE",
         help="car, chair, motorbike, house, animal or person, or a params file whose `cameras` section says where"
         " they stand (default: %(default)s)",
+    )
+    add(
+        "--up", default="y", metavar="AXIS", help="of the mesh files: x, y, z, -x, ... (default: %(default)s)"
+    )
+    add("--front", metavar="AXIS", help="of the mesh files (default: z; -y where z is up)")
+    add(
+        "--scales", type=Path, metavar="FILE", help=".json or .csv: longest side by class, instead of --scale"
+    )
+    add("--labels", type=Path, metavar="FILE", help=".json or .csv: class by shape; else folders are classes")
+    add(
+        "--captions", type=Path, metavar="FILE", help=".json or .csv: text by shape, stored beside its images"
+    )
+    add(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help=".json or .csv: group by shape; a split by hash keeps groups, and shapes of equal vertices, together",
     )
     add("--workers", type=int, help="processes; one per processor unless given")
     add(
@@ -102,9 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say. Raises InputError for bad input."""
     # Here and not above, because worker processes import this module before they set their environment.
+    from components.render.axes import Axes
     from components.render.job import render_dataset
     from components.render.progress import log
     from components.render.settings import PixelSettings, RenderOptions
+    from components.render.tables import read_scales
     from get3d_model.data.parts import Shard
 
     pixels = PixelSettings(
@@ -114,6 +138,7 @@ def run(args: argparse.Namespace) -> None:
         args.scale,
         args.seed,
         cameras=_cameras(args.cameras).orbit,
+        axes=Axes(args.up, args.front),
     )
     options = RenderOptions(
         args.meshes,
@@ -130,6 +155,12 @@ def run(args: argparse.Namespace) -> None:
         retry_rejected=args.retry_rejected,
         shard=Shard.parse(args.shard),
         max_triangles=args.max_triangles,
+        scales=read_scales(args.scales) if args.scales else {},
+        tables={
+            kind: path
+            for kind, path in (("caption", args.captions), ("label", args.labels), ("group", args.groups))
+            if path is not None
+        },
     )
     report = _render_with_blender(options, args) if args.backend == "blender" else render_dataset(options)
     if not report.up_to_date:

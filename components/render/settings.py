@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.render.axes import OUR_AXES, Axes
 from components.render.blender.settings import BlenderSettings
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.base import PNG_COMPRESS_LEVEL
@@ -30,8 +32,8 @@ class PixelSettings:
 
     views: images per shape. resolution: pixels. supersample: samples per pixel along each side.
     scale: longest side of a normalised mesh in world units. seed: of the camera directions.
-    cameras: where they stand. blender: None for the project's own renderer; else supersample and lighting have
-    no say.
+    cameras: where they stand. axes: of the mesh files. blender: None for the project's own renderer; else
+    supersample and lighting have no say.
     """
 
     views: int = 24
@@ -42,6 +44,7 @@ class PixelSettings:
     lighting: Lighting = field(default_factory=Lighting)
     cameras: OrbitSettings = PUBLISHED_ORBIT
     blender: BlenderSettings | None = None
+    axes: Axes = OUR_AXES
 
     def __post_init__(self) -> None:
         _check(1 <= self.views <= 1000, f"--views must be 1 to 1000, not {self.views}")
@@ -68,6 +71,8 @@ class PixelSettings:
                 cameras.elevation_mean_deg,
                 cameras.elevation_std_deg,
             ]
+        if not self.axes.usual:
+            unusual["axes"] = self.axes.describe()
         renderer: dict[str, Any] = {
             "supersample": self.supersample,
             # As JSON has it, so that it compares equal to what was read from a manifest.
@@ -104,6 +109,8 @@ class RenderOptions:
     max_triangles: a mesh with more is set aside.
     val_fraction: of the hash split when there are no split files. mesh_timeout_s: seconds per mesh.
     layout: "shards", "published" or "both". category: folder name in the published layout.
+    scales: longest side by class, in place of that of `pixels`. tables: files by what they say of shapes:
+    "caption", "label", "group" (see `tables.py`).
     overwrite: render everything again, even what is there already. retry_rejected: try the meshes again that
     a finished run has set aside.
     """
@@ -122,6 +129,8 @@ class RenderOptions:
     retry_rejected: bool = False
     shard: Shard = WHOLE
     max_triangles: int = 5_000_000
+    scales: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.workers is None or self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
@@ -137,8 +146,17 @@ class RenderOptions:
         )
         _check(self.mesh_timeout_s > 0.0, f"--mesh-timeout must be above 0, not {self.mesh_timeout_s}")
         _check(self.layout in LAYOUTS, f"--layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
+        for label, scale in self.scales.items():
+            _check(
+                0.0 < scale <= 1.0,
+                f"--scales: the scale of {label!r} must be above 0 and at most 1, not {scale}",
+            )
         good_name = self.category and "/" not in self.category and not self.category.startswith(".")
         _check(bool(good_name), f"--category must be a folder name, not {self.category!r}")
+
+    def pixels_of(self, label: str) -> PixelSettings:
+        """Of the shapes of a class."""
+        return replace(self.pixels, scale=self.scales.get(label, self.pixels.scale))
 
     @property
     def worker_count(self) -> int:
@@ -168,4 +186,5 @@ class RenderOptions:
             **self.pixels.describe(),
             "shapes_per_shard": self.shard_shapes,
             "layout": self.layout,
+            **({"scales": dict(self.scales)} if self.scales else {}),
         }

@@ -38,12 +38,17 @@ RenderFunction = Callable[[TexturedMesh, Camera], np.ndarray]
 
 @dataclass(frozen=True)
 class RenderTask:
-    """piece: where the tar piece goes; its name is the key of the images. max_triangles: more are refused."""
+    """piece: where the tar piece goes; its name is the key of the images. max_triangles: more are refused.
+
+    root: the mesh folder, within which a material file may name pictures. scale: in place of the settings'.
+    """
 
     shape_id: str
     path: Path
     piece: Path
     max_triangles: int = 5_000_000
+    root: Path | None = None
+    scale: float | None = None
 
 
 def make_mesh_renderer(settings: PixelSettings) -> RenderFunction:
@@ -84,13 +89,13 @@ def make_handler(
 
 def render_shape(task: RenderTask, settings: PixelSettings, render: RenderFunction) -> Iterator[View]:
     """Yields all views of a mesh. Raises InputError for a mesh that cannot be read or shows nothing."""
-    mesh = load_textured_mesh(task.path)
+    mesh = load_textured_mesh(task.path, task.root)
     if len(mesh.faces_F3) > task.max_triangles:
         raise InputError(
             f"has {len(mesh.faces_F3)} triangles, more than {task.max_triangles};"
             " simplify it or raise --max-triangles"
         )
-    mesh = normalize(mesh, settings.scale)
+    mesh = normalize(settings.axes.turn(mesh), settings.scale if task.scale is None else task.scale)
     angles = view_angles(task.shape_id, settings.views, settings.seed, settings.cameras)
     radians_B2 = torch.from_numpy(
         polar_angles_rad(

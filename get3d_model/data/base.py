@@ -16,10 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from get3d_model.data.manifest import ONE_CLASS as ONE_CLASS
 from get3d_model.errors import InputError
 
-# The class of shapes that nothing tells apart.
-ONE_CLASS = "shapes"
 # Part of the file format: another level gives other bytes for the same picture.
 PNG_COMPRESS_LEVEL = 6
 

@@ -12,6 +12,8 @@ from get3d_model.files import write_json_atomic
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+# The class of shapes that nothing tells apart.
+ONE_CLASS = "shapes"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,34 @@ class SourceMesh:
     """The mesh a shape came from.
 
     source: path relative to the mesh folder. sha256: of the file and of the files it names (textures ...).
+    geometry: equal for shapes with the same vertices, empty where nothing is known of them. group: shapes that
+    a split must keep together. label: the shape's class, None for the first folder of `source`.
+    caption: a text about the shape.
     """
 
     source: str
     sha256: str
+    geometry: str = ""
+    group: str | None = None
+    label: str | None = None
+    caption: str | None = None
+
+    def class_label(self, category: str | None) -> str:
+        """The name of the shape's class; `category` is the whole data set's."""
+        folder, slash, _ = self.source.partition("/")
+        return self.label or (folder if slash else category or ONE_CLASS)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What stands beside the camera of every image."""
+        texts = {"label": self.label, "caption": self.caption}
+        return {name: text for name, text in texts.items() if text is not None}
+
+    @property
+    def marks(self) -> list[str]:
+        """For `split_groups`."""
+        marks = {"geometry": self.geometry or None, "group": self.group}
+        return [f"{kind}/{mark}" for kind, mark in marks.items() if mark is not None]
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,11 @@ class Manifest:
         value = asdict(self)
         if self.part is None:
             del value["part"]
+        for kind in ("shapes", "rejected"):
+            value[kind] = {
+                shape_id: {name: entry for name, entry in mesh.items() if entry or name == "sha256"}
+                for shape_id, mesh in value[kind].items()
+            }
         return value
 
 

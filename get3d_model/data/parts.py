@@ -11,10 +11,13 @@ Kubernetes' JOB_COMPLETION_INDEX, a rank and the shards of TFRecord (`name-00000
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,9 @@ import numpy as np
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, Part, read_manifest, write_manifest
 from get3d_model.data.shard_source import check_shards, load_index
 from get3d_model.data.shards import INDEX_DTYPE, write_index
-from get3d_model.data.splits import hash_split
+from get3d_model.data.splits import hash_split, split_groups
 from get3d_model.errors import InputError
-from get3d_model.files import write_json_atomic
+from get3d_model.files import remove_temporaries, write_json_atomic
 
 REJECTED_NAME = "rejected.json"
 _PART_NAME = re.compile(r"part-\d{5,}-of-\d{5,}")
@@ -92,6 +95,12 @@ def merge_parts(root: Path, parts: Sequence[Path] | None = None) -> Manifest:
     """
     root = Path(root).absolute()
     folders = _folders(root, parts)
+    with _locked(root):
+        remove_temporaries(root)  # of a merge that was killed
+        return _merge(root, folders)
+
+
+def _merge(root: Path, folders: list[str]) -> Manifest:
     manifests = {folder: _read_part(root / folder) for folder in folders}
     ordered = _check_complete(root, manifests)
     first = manifests[ordered[0]]
@@ -131,6 +140,18 @@ def merge_parts(root: Path, parts: Sequence[Path] | None = None) -> Manifest:
     )
     write_manifest(root, merged)
     return merged
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Waits until no other merge works in `root`."""
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _folders(root: Path, parts: Sequence[Path] | None) -> list[str]:
@@ -223,7 +244,12 @@ def _check_agreement(name: str, first: Manifest, other_name: str, other: Manifes
 
 def _merge_splits(part: Part, shapes: dict[str, Any], manifests: list[Manifest]) -> dict[str, list[str]]:
     if part.split_rule is not None:
-        return hash_split(shapes, **part.split_rule)
+        sources = {
+            **shapes,
+            **{key: mesh for manifest in manifests for key, mesh in manifest.rejected.items()},
+        }
+        groups = split_groups({shape_id: mesh.marks for shape_id, mesh in sources.items()})
+        return hash_split(shapes, **part.split_rule, groups=groups)
     names = sorted({name for manifest in manifests for name in manifest.splits})
     return {
         name: sorted(shape_id for manifest in manifests for shape_id in manifest.splits.get(name, ()))

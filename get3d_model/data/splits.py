@@ -44,21 +44,52 @@ def read_split_files(files: Mapping[str, Path]) -> dict[str, list[str]]:
     return splits
 
 
-def hash_split(shape_ids: Iterable[str], val_fraction: float, seed: int) -> dict[str, list[str]]:
+def hash_split(
+    shape_ids: Iterable[str], val_fraction: float, seed: int, groups: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
     """A train and a val list in which a shape's place does not depend on the other shapes.
 
     A shape goes to val when its hash, a number in [0, 1), is below `val_fraction`. With two shapes or more
     and a fraction above 0 neither list is empty: the shapes with the lowest (highest) hash see to that.
+    groups: a name by shape id, see `split_groups`; shapes with one name go together, by the hash of the name.
     """
     if not 0.0 <= val_fraction < 1.0:
         raise InputError(f"the validation fraction must be at least 0 and below 1, got {val_fraction}")
+    members: dict[str, list[str]] = {}
+    for shape_id in shape_ids:
+        members.setdefault((groups or {}).get(shape_id, shape_id), []).append(shape_id)
     rank = {
-        shape_id: int.from_bytes(hashlib.sha256(f"split/{seed}/{shape_id}".encode()).digest()[:6], "big")
-        / 2**48
-        for shape_id in shape_ids
+        name: int.from_bytes(hashlib.sha256(f"split/{seed}/{name}".encode()).digest()[:6], "big") / 2**48
+        for name in members
     }
-    ordered = sorted(rank, key=lambda shape_id: (rank[shape_id], shape_id))
+    ordered = sorted(rank, key=lambda name: (rank[name], name))
     count = sum(value < val_fraction for value in rank.values())
     if val_fraction > 0.0 and len(ordered) >= 2:
         count = min(max(count, 1), len(ordered) - 1)
-    return {"train": sorted(ordered[count:]), "val": sorted(ordered[:count])}
+    return {
+        split: sorted(shape_id for name in names for shape_id in members[name])
+        for split, names in (("train", ordered[count:]), ("val", ordered[:count]))
+    }
+
+
+def split_groups(marks: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Shapes that must not be torn apart, from the marks of every shape id: one mark in common is enough.
+
+    Returns the name of its group, which is the first of its shape ids, for every shape that is not alone.
+    """
+    parent = {shape_id: shape_id for shape_id in marks}
+
+    def root(shape_id: str) -> str:
+        while parent[shape_id] != shape_id:
+            parent[shape_id] = parent[parent[shape_id]]
+            shape_id = parent[shape_id]
+        return shape_id
+
+    first: dict[str, str] = {}
+    for shape_id in sorted(marks):
+        for mark in marks[shape_id]:
+            low, high = sorted((root(first.setdefault(mark, shape_id)), root(shape_id)))
+            parent[high] = low
+    names = {shape_id: root(shape_id) for shape_id in marks}
+    shared = {name for shape_id, name in names.items() if name != shape_id}
+    return {shape_id: name for shape_id, name in names.items() if name in shared}

@@ -92,7 +92,7 @@ def reference(meshes, tmp_path_factory) -> Path:
 
 def test_what_is_written(reference, meshes):
     assert sorted(path.name for path in reference.iterdir()) == [
-        *("camera", "img", "index.npy", "manifest.json", "rejected.json", "shards", "train.txt", "val.txt"),
+        *("camera", "img", "index.npy", "manifest.json", "rejected.json", "shards", "splits", "train.txt", "val.txt"),
     ]
     manifest = read_manifest(reference)
     assert list(manifest.shapes) == ["ant", "bee", "cow", "eel", "sub-dog"]
@@ -173,7 +173,7 @@ def test_other_settings_replace_a_finished_data_set(reference, meshes, tmp_path,
     assert summary.images == 10
     _render(meshes, tmp_path / "published", pixels=pixels, layout="published", category="animals")
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
-        *("camera", "img", "manifest.json", "rejected.json", "train.txt", "val.txt"),
+        *("camera", "img", "manifest.json", "rejected.json", "splits", "train.txt", "val.txt"),
     ]
     first, second = RenderedDataset(tmp_path / "out", "val"), RenderedDataset(tmp_path / "published", "val")
     assert [sample.shape_id for sample in first] == [sample.shape_id for sample in second]
@@ -188,7 +188,7 @@ BAD_FILES = {
     "nan.obj": b"v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
     "noface.obj": b"v 0 0 0\nv 1 0 0\n",
     "point.obj": b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n",
-    "library.obj": b"mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+    "library.obj": b"mtllib broken.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
     "header.ply": b"ply\nformat ascii 1.0\nelement vertex 3\n",
 }
 TROUBLE = {
@@ -204,6 +204,7 @@ def test_bad_meshes_are_set_aside(meshes, reference, tmp_path, capfd, request):
     shutil.copytree(meshes, folder)
     for name, content in BAD_FILES.items():
         (folder / name).write_bytes(content)
+    (folder / "broken.mtl").write_text("newmtl a\nKd red\n")
     (folder / "truncated.glb").write_bytes((meshes / "ant.glb").read_bytes()[:-100])
     for trouble in TROUBLE:
         _save(folder / f"{trouble}.glb", trouble=trouble)
@@ -217,7 +218,7 @@ def test_bad_meshes_are_set_aside(meshes, reference, tmp_path, capfd, request):
     for trouble, reason in TROUBLE.items():
         assert rejected[trouble]["reason"].startswith(reason)
     assert "truncated" in rejected["truncated"]["reason"]
-    assert "gone.mtl" in rejected["library"]["reason"]
+    assert "broken.mtl" in rejected["library"]["reason"]
     for entry in rejected.values():
         assert entry["reason"].strip()
         assert "\n" not in entry["reason"]

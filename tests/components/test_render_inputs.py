@@ -10,10 +10,10 @@ from components.render.inputs import (
     ViewAngles,
     find_meshes,
     find_split_files,
-    hash_meshes,
     split_shapes,
     view_angles,
 )
+from components.render.mesh_files import inspect_meshes
 from get3d_model.camera_settings import OrbitSettings
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
@@ -65,7 +65,8 @@ def test_the_hash_covers_the_files_a_mesh_names(tmp_path):
     (tmp_path / "f.obj").write_text("mtllib missing.mtl\n")
 
     def hashes() -> dict[str, str]:
-        return hash_meshes(find_meshes(tmp_path))
+        facts = inspect_meshes(find_meshes(tmp_path), tmp_path)
+        return {shape_id: fact.sha256 for shape_id, fact in facts.items()}
 
     before = hashes()
     assert len(set(before.values())) == 6
