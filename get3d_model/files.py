@@ -34,6 +34,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes were writing into `folder` by `atomic_path`; nobody may be writing there now."""
+    for path in Path(folder).glob(".*.tmp*"):
+        if path.is_file():
+            path.unlink()
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory beside `path`; it replaces `path` when the block ends without an error."""

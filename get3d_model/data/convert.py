@@ -32,6 +32,7 @@ from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, write_bytes_atomic
 
 TARGETS = ("shards", "published")
+_REPORTS = (REJECTED_NAME, "notes.json")
 _SPLIT_NAMES = ("train", "val", "test")
 
 
@@ -63,8 +64,12 @@ def convert_dataset(
             manifest = _to_shards(source, staged, shard_shapes, on_shape)
         else:
             manifest = _to_published(source, staged, category, on_shape)
-        if (source_dir / REJECTED_NAME).is_file():
-            shutil.copyfile(source_dir / REJECTED_NAME, staged / REJECTED_NAME)
+        for name, ids in manifest.splits.items():
+            if ids:
+                _write_list(staged / "splits" / f"{name}.txt", ids)
+        for name in _REPORTS:
+            if (source_dir / name).is_file():
+                shutil.copyfile(source_dir / name, staged / name)
         write_manifest(staged, manifest)
     return manifest
 
@@ -139,7 +144,7 @@ def _to_published(
             )
             on_shape()
     for name, ids in known.splits.items():
-        write_bytes_atomic(out / f"{name}.txt", "".join(f"{shape_id}\n" for shape_id in ids).encode())
+        _write_list(out / f"{name}.txt", ids)
     names = sorted(set(folders.values()))
     return replace(
         known,
@@ -149,6 +154,10 @@ def _to_published(
         index=None,
         part=None,
     )
+
+
+def _write_list(path: Path, ids: list[str]) -> None:
+    write_bytes_atomic(path, "".join(f"{shape_id}\n" for shape_id in ids).encode())
 
 
 def _known_manifest(source: SampleSource) -> Manifest | None:
