@@ -1,6 +1,6 @@
 import pytest
 
-from get3d_model.data.splits import hash_split, read_split_file, read_split_files
+from get3d_model.data.splits import hash_split, read_split_file, read_split_files, split_groups
 from get3d_model.errors import InputError
 
 
@@ -60,3 +60,22 @@ def test_hash_split_keeps_shapes_where_they_are_when_others_come():
     many = hash_split([f"shape{i}" for i in range(600)], 0.2, seed=3)
     assert set(few["val"]) <= set(many["val"])
     assert hash_split([f"shape{i}" for i in range(300)], 0.2, seed=4) != few
+
+
+def test_groups_are_not_torn_apart():
+    marks = {"a": ["g/1"], "b": ["g/1", "h/x"], "c": ["h/x"], "d": [], "e": ["g/2"]}
+    assert split_groups(marks) == {"a": "a", "b": "a", "c": "a"}
+    ids = [f"shape{i:03d}" for i in range(400)]
+    groups = split_groups({name: [name[:-1]] for name in ids})
+    assert groups["shape123"] == "shape120"
+    for seed in range(5):
+        split = hash_split(ids, 0.2, seed, groups)
+        assert sorted(split["train"] + split["val"]) == ids
+        # Whole tens of shapes: about a fifth of the 40 groups.
+        assert not {name[:-1] for name in split["train"]} & {name[:-1] for name in split["val"]}
+        assert 10 <= len(split["val"]) <= 200
+    # A shape without a group is where it was before there were any.
+    alone = hash_split(ids, 0.2, 0)
+    assert hash_split(ids, 0.2, 0, {}) == alone
+    grouped = hash_split(ids, 0.2, 0, {"shape000": "shape000", "shape001": "shape000"})
+    assert set(grouped["val"]) ^ set(alone["val"]) <= {"shape000", "shape001"}
