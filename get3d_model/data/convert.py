@@ -20,6 +20,7 @@ from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.published import ALL_CATEGORIES, PublishedSource, write_published_files
 from get3d_model.data.shard_source import ShardSource
 from get3d_model.data.shards import (
+    annotate_piece,
     assemble_shards,
     decode_piece,
     encode_piece_files,
@@ -94,6 +95,8 @@ def _to_shards(
         )
         try:
             piece = encode_piece_files(shape_id, views, radius, fov_deg)
+            if known:
+                piece = annotate_piece(piece, known.shapes[shape_id].texts)
         except ValueError as error:
             raise InputError(f"{source.path}: {error}; rename its folders") from error
         hashes[shape_id] = sha256(piece).hexdigest()

@@ -166,8 +166,14 @@ def test_converting_gives_what_rendering_would_have(tmp_path, in_process, capsys
     for number in range(5):
         save_fan(tmp_path / f"meshes/fan{number}.glb", number)
     (tmp_path / "meshes/bad.glb").write_bytes(b"glTF")
+    (tmp_path / "captions.csv").write_text("name,caption\nfan1,a fan\nfan3,another fan\n")
     for layout in ("shards", "published"):
-        options = {"shapes_per_shard": 2, "layout": layout, "category": "fans"}
+        options = {
+            "tables": {"caption": tmp_path / "captions.csv"},
+            "shapes_per_shard": 2,
+            "layout": layout,
+            "category": "fans",
+        }
         options = RenderOptions(tmp_path / "meshes", tmp_path / layout, PIXELS, **options)
         render_dataset(options, make_fake_renderer, "fake-1")
     to_published = ["data", "convert", str(tmp_path / "shards"), str(tmp_path / "a"), "--to", "published"]

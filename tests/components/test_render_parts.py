@@ -34,6 +34,7 @@ def meshes(tmp_path_factory) -> Path:
     for number in range(11):
         save_fan(folder / f"class-{number % 2}" / f"shape{number:02d}.glb", number)
     (folder / "class-0/damaged.glb").write_bytes(b"glTF")
+    save_fan(folder / "class-1/twin.glb", 3)  # of a shape in another part, and to stay with it in one split
     return folder
 
 
@@ -88,8 +89,13 @@ def test_merged_parts_are_what_one_job_renders(meshes, tmp_path, split_files):
     expected = read_manifest(whole)
     assert replace(manifest, shards=[], index=None) == replace(expected, shards=[], index=None)
     assert (parts / "rejected.json").read_bytes() == (whole / "rejected.json").read_bytes()
+    copies = [
+        split for split, ids in manifest.splits.items() if {"class-1-twin", "class-1-shape03"} & set(ids)
+    ]
+    assert split_files or len(copies) == 1
+    assert Shard(1, COUNT).owns("class-1-twin") != Shard(1, COUNT).owns("class-1-shape03")
     summary = preflight(parts, resolution=16, splits=("train", "val"), full=True)
-    assert summary.images == 22
+    assert summary.images == 24
     # The index may be lost, as with any data set; merging again gives the same bytes.
     (parts / "index.npy").unlink()
     _assert_same_content(whole, parts)
