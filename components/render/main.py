@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from components.render.settings import RenderOptions
     from get3d_model.camera_settings import CameraConfig
 
+MESH_TIMEOUT_S = {"raster": 300.0, "blender": 3600.0}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -107,7 +109,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5_000_000,
         help="a mesh with more is set aside (default: %(default)s)",
     )
-    add("--mesh-timeout", type=float, default=300.0, help="seconds for one mesh (default: %(default)s)")
+    add(
+        "--mesh-timeout",
+        type=float,
+        help="seconds for all views of one mesh; 300 unless given, 3600 with Blender",
+    )
     add(
         "--layout",
         choices=("shards", "published", "both"),
@@ -148,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
         splits=args.splits,
         val_fraction=args.val_fraction,
         shapes_per_shard=args.shapes_per_shard,
-        mesh_timeout_s=args.mesh_timeout,
+        mesh_timeout_s=MESH_TIMEOUT_S[args.backend] if args.mesh_timeout is None else args.mesh_timeout,
         layout=args.layout,
         category=args.category,
         overwrite=args.overwrite,

@@ -32,7 +32,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         trouble = extras(request["mesh"]).get("trouble")
-        print("Fra:1 chatter " * 100, file=sys.stderr, flush=True)
+        print("Fra:1 chatter\n" * 1000, file=sys.stderr, flush=True)
         if trouble == "crash":
             print("out of embree", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)

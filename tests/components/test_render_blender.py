@@ -83,7 +83,7 @@ def test_a_crash_costs_one_mesh(stand_in) -> None:
     renderer = stand_in()
     first = process_of(renderer.render(quad(), turntable(1)))
     with pytest.raises(
-        InputError, match=r"crashed with SIGSEGV while rendering it; it said: .*out of embree$"
+        InputError, match=r"crashed with SIGSEGV while rendering it; it said: out of embree$"
     ) as caught:
         renderer.render(quad(trouble="crash"), turntable(1))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -41,6 +42,8 @@ BLENDER_RENDERER_VERSION = "blender-1"
 START_TIMEOUT_S = 120.0
 # So that it is this client that stops a hanging Blender, and not the pool that stops the client.
 SHARE_OF_TIME_LIMIT = 0.95
+# What Blender and its importer say when all is well.
+PROGRESS = re.compile(r"^(Fra:|Saved:|Time: )|Loading denoising kernels|\| INFO: ")
 TAIL_LINES, TAIL_LETTERS = 3, 300
 EEVEE_HINT = "Eevee needs a GPU that Blender can open without a display; use --engine cycles"
 
@@ -190,8 +193,9 @@ class BlenderRenderer:
 
     def _fail(self, what: str) -> None:
         self._running.log.seek(0)
-        lines = self._running.log.read()[-4096:].decode(errors="replace").splitlines()
-        said = " / ".join(line.strip() for line in lines[-TAIL_LINES:] if line.strip())[-TAIL_LETTERS:]
+        lines = self._running.log.read()[-65536:].decode(errors="replace").splitlines()
+        lines = [line.strip() for line in lines if line.strip() and not PROGRESS.search(line)]
+        said = " / ".join(lines[-TAIL_LINES:])[-TAIL_LETTERS:]
         self.close()
         raise InputError(f"Blender {what}" + (f"; it said: {said}" if said else ""))
 
