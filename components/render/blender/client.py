@@ -6,6 +6,7 @@ Shape legend: B views, H W image height and width, 4 RGBA channels (and the rows
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -87,7 +88,9 @@ class BlenderRenderer:
         """Raises InputError when Blender does not start, or is not the version of the settings."""
         if self._running is not None:
             return
-        log = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - closed in `close`
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        # It is emptied before every mesh, and Blender must go on writing at its beginning then.
+        fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_APPEND)
         settings = self._settings
         arguments = [os.getpid(), settings.engine, settings.samples, self._threads]
         # Without this Python would look for modules beside the driver first.
