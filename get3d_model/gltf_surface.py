@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from get3d_model.alpha_cut import cut_below
+from get3d_model.alpha_cut import cut_below, spread_opaque
 from get3d_model.gltf import CLAMP_TO_EDGE, MIRRORED_REPEAT, BaseColour
 from get3d_model.texture_atlas import SurfacePart
 
@@ -67,11 +67,13 @@ def cut_out(base: BaseColour, part: SurfacePart, alpha_HW: np.ndarray | None) ->
         return part
     if threshold > 1.0:
         return None
+    if alpha_HW is not None and not (alpha_HW >= 255.0 * threshold).any():
+        return None
     if alpha_HW is None or part.uvs_V2 is None or alpha_HW.min() / 255.0 >= threshold:
         return part
     columns = [part.vertices_V3, part.uvs_V2, *([] if part.colours_V3 is None else [part.colours_V3])]
     table_VA = np.concatenate([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    kept_T3A = cut_below(table_VA[part.faces_F3], part.uvs_V2[part.faces_F3], alpha_HW, threshold)
+    kept_T3A = cut_below(table_VA[part.faces_F3], alpha_HW, threshold)
     if not len(kept_T3A):
         return None
     # Corners shared again, so that shading across small triangles sees one surface.
@@ -82,4 +84,5 @@ def cut_out(base: BaseColour, part: SurfacePart, alpha_HW: np.ndarray | None) ->
         faces_F3=index_T3.reshape(-1, 3),
         uvs_V2=rows_VA[:, 3:5],
         colours_V3=None if part.colours_V3 is None else rows_VA[:, 5:],
+        image_HW3=spread_opaque(part.image_HW3, alpha_HW >= 255.0 * threshold),
     )

@@ -186,7 +186,7 @@ def test_cutting_keeps_attributes_linear_and_stays_in_bounds():
     random = np.random.default_rng(0)
     corners = random.random((5, 3, 6))
     alpha = random.integers(0, 256, (16, 16), dtype=np.uint8)
-    kept = cut_below(corners, corners[..., 3:5], alpha, 0.5)
+    kept = cut_below(corners, alpha, 0.5)
     assert len(kept) > 5
     # Every corner made is a convex combination of one face's corners, in all attributes at once.
     for point in kept.reshape(-1, 6)[:: max(1, len(kept) // 40)]:
@@ -195,6 +195,31 @@ def test_cutting_keeps_attributes_linear_and_stays_in_bounds():
             for face in corners
         )
         assert best < 1e-18
+
+
+def test_small_holes_are_found_and_repeats_are_cut_alike():
+    alpha = np.full((256, 256), 255, np.uint8)
+    alpha[100:104, 37:41] = 0
+    card = np.array([[0, 0, 0, 0, 0], [1, 0, 0, 1, 0], [1, 1, 0, 1, 1], [0, 1, 0, 0, 1]], dtype=np.float64)
+
+    def hole(repeats: float, shift: float) -> float:
+        corners = card.copy()
+        corners[:, 3:] = corners[:, 3:] * repeats + shift
+        a, b, c = cut_below(corners[[[0, 1, 2], [0, 2, 3]]], alpha, 0.5)[..., :3].swapaxes(0, 1)
+        return 1.0 - np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+
+    # Bilinear opacity crosses a half on the edges and rounds the corners by ln(2) / 2 - 1 / 4 of a texel each.
+    expected = (16 - 4 * (math.log(2) / 2 - 0.25)) / 256**2
+    assert hole(1.0, 0.0) == pytest.approx(expected, rel=0.1)
+    for repeats, shift in ((1.0, 0.37), (3.0, -1.2)):
+        assert hole(repeats, shift) == pytest.approx(expected, rel=0.1)
+
+
+def test_transparent_texels_do_not_colour_the_edge(tmp_path):
+    picture = disc()
+    picture[picture[..., 3] < 255] = (0, 255, 0, 0)
+    mesh = load_textured_mesh(write_gltf(tmp_path / "a.gltf", textured() | {"alphaMode": "MASK"}, picture))
+    assert (mesh.texture_HW3 == RED).all()
 
 
 def test_instances_and_a_mirrored_node(tmp_path):
