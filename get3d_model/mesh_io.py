@@ -215,11 +215,13 @@ def _obj_parts(path: Path, root: Path | None, notes: list[str]) -> tuple[list[Su
         material = materials.get(name, ObjMaterial(WHITE, None) if colours_V3 is not None else grey)
         image_HW3, factor_3 = None, tuple(srgb_to_linear(np.clip(material.colour_3, 0.0, 1.0)))
         uvs_V2 = _uvs(mesh)
-        if material.image is not None:
+        if material.image is not None and uvs_V2 is None:
+            notes.append(f"surfaces of material '{name}' have no texture coordinates; its Kd is used")
+        elif material.image is not None:
             if material.image not in images:
                 images[material.image] = _decode(path, material.image)
             image_HW3, factor_3 = images[material.image], WHITE
-            if uvs_V2 is not None and (material.scale_2, material.offset_2) != ((1.0, 1.0), (0.0, 0.0)):
+            if (material.scale_2, material.offset_2) != ((1.0, 1.0), (0.0, 0.0)):
                 uvs_V2 = uvs_V2 * material.scale_2 + material.offset_2
         parts.append(SurfacePart(vertices_V3, faces_F3, uvs_V2, image_HW3, factor_3, colours_V3))
     return parts, {}

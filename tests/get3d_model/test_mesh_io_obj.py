@@ -106,6 +106,15 @@ def test_texture_options(tmp_path):
     assert [texel(path, point=(x, y, 0))[0] for x in (0.1, 0.9) for y in (0.1, 0.9)] == [[255] * 3] * 4
 
 
+def test_a_texture_without_coordinates(tmp_path):
+    path = write_obj(tmp_path, "skin.png")
+    (tmp_path / "skin.png").write_bytes(encode_png(quarters()))
+    path.write_text("mtllib square.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nusemtl skin\nf 1 2 3\n")
+    colour, notes = texel(path, point=(0.6, 0.3, 0))
+    np.testing.assert_allclose(colour, KD_TEXEL, atol=1)
+    assert notes == ["surfaces of material 'skin' have no texture coordinates; its Kd is used"]
+
+
 def test_relative_indices(tmp_path):
     write_obj(tmp_path, "skin.png")
     (tmp_path / "skin.png").write_bytes(encode_png(quarters()))
