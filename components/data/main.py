@@ -35,10 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--category", help="folder of all shapes below img/; one per class unless given")
     convert.add_argument("--shapes-per-shard", type=int, help="about half a GiB of them unless given")
 
+    push = actions.add_parser("push", help="copy a finished data set or part to an object store")
+    push.add_argument("dir", type=Path, metavar="DIR")
+    push.add_argument(
+        "url", metavar="URL", help="such as s3://bucket/folder; its fsspec driver must be installed"
+    )
+
+    pull = actions.add_parser("pull", help="copy a data set or its parts from an object store")
+    pull.add_argument("url", metavar="URL")
+    pull.add_argument("dir", type=Path, metavar="DIR", help="what is there already is not copied again")
+
 
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say. Raises InputError for bad input, and for a data set with problems."""
-    {"merge": _merge, "stats": _stats, "verify": _verify, "convert": _convert}[args.action](args)
+    actions = {
+        "merge": _merge,
+        "stats": _stats,
+        "verify": _verify,
+        "convert": _convert,
+        "push": _push,
+        "pull": _pull,
+    }
+    actions[args.action](args)
 
 
 def _merge(args: argparse.Namespace) -> None:
@@ -104,6 +122,28 @@ def _convert(args: argparse.Namespace) -> None:
             on_shape=progress.advance,
         )
     print(f"{args.out}: {len(manifest.shapes)} shapes in the {args.to} layout")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from components.render.progress import Progress
+    from get3d_model.data.remote import push_dataset
+
+    with Progress(0, "file") as progress:
+        count = push_dataset(args.dir, args.url, progress.advance)
+    print(f"{args.url}: {count} files transferred")
+
+
+def _pull(args: argparse.Namespace) -> None:
+    from components.render.progress import Progress
+    from get3d_model.data.remote import pull_dataset
+    from get3d_model.files import clear_disk_errors
+
+    with (
+        clear_disk_errors(args.dir, "make space or access, then pull again"),
+        Progress(0, "file") as progress,
+    ):
+        count = pull_dataset(args.url, args.dir, progress.advance)
+    print(f"{args.dir}: {count} files transferred")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -228,6 +228,31 @@ def test_a_shape_that_no_tar_can_name(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
+def test_parts_meet_in_a_store(tmp_path, in_process, monkeypatch, capsys):
+    for number in range(5):
+        save_fan(tmp_path / f"meshes/fan{number}.glb", number)
+    url = f"file://{tmp_path}/store"
+    for index in range(2):  # each on a machine of its own
+        own = tmp_path / f"machine{index}"
+        render_dataset(
+            RenderOptions(tmp_path / "meshes", own, PIXELS, shard=Shard(index, 2)),
+            make_fake_renderer,
+            "fake-1",
+        )
+        part = Shard(index, 2).folder
+        assert main(["data", "push", str(own / part), f"{url}/{part}"]) == 0
+    assert main(["data", "pull", url, str(tmp_path / "all")]) == 0
+    assert main(["data", "merge", str(tmp_path / "all")]) == 0
+    tars = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.tar")}
+    assert main(["data", "push", str(tmp_path / "all"), url]) == 0
+    assert len(tars) == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.tar")} == tars
+    assert main(["data", "pull", url, str(tmp_path / "training")]) == 0
+    assert _files(tmp_path / "training") == _files(tmp_path / "all")
+    assert _problems(capsys, tmp_path / "training") == []
+    assert main(["data", "pull", "nosuch://a", str(tmp_path / "x")]) == 2
+
+
 def test_merge_on_the_command_line(tmp_path, in_process, capsys):
     for number in range(5):
         save_fan(tmp_path / f"meshes/fan{number}.glb", number)
