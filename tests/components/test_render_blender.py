@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -101,7 +102,7 @@ def test_a_hanging_process_is_stopped_and_replaced(stand_in) -> None:
     assert process_of(renderer.render(quad(), turntable(1))) != first
 
 
-def test_what_keeps_blender_from_starting(stand_in, tmp_path) -> None:
+def test_what_keeps_blender_from_working(stand_in, tmp_path) -> None:
     with pytest.raises(InputError, match="ended with code 3 while starting; it said: EGL: no display"):
         stand_in(replace(CYCLES, samples=13)).start()
     with pytest.raises(InputError, match=r"a stand-in\) cannot be used: it is version 9.9.9, not 1.2.3"):
@@ -109,6 +110,14 @@ def test_what_keeps_blender_from_starting(stand_in, tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FatalError, match="cannot be written"):
         stand_in(scratch=tmp_path / "file" / "below").render(quad(), turntable(1))
+
+
+def test_half_a_picture(stand_in, monkeypatch) -> None:
+    with pytest.raises(InputError, match="Blender's picture: the image cannot be decoded"):
+        stand_in().render(quad(trouble="half"), turntable(1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(FatalError, match="scratch is full; make space or set TMPDIR"):
+        stand_in().render(quad(trouble="half"), turntable(1))
 
 
 def test_eevee_is_tried_before_the_run(stand_in) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -41,6 +42,7 @@ SENSOR_MM = 32.0
 # Part of every image's key: a change of driver or scene that changes pixels needs another one.
 BLENDER_RENDERER_VERSION = "blender-1"
 START_TIMEOUT_S = 120.0
+FULL_DISK_BYTES = 2**20
 # So that it is this client that stops a hanging Blender, and not the pool that stops the client.
 SHARE_OF_TIME_LIMIT = 0.95
 # What Blender and its importer say when all is well.
@@ -139,10 +141,19 @@ class BlenderRenderer:
             except OSError as error:
                 raise FatalError(f"{self._scratch} cannot be written ({error.strerror})") from error
             answer = self._ask(request, deadline)
-            if "error" in answer:
-                raise InputError(f"Blender could not render it: {answer['error']}")
+            try:
+                if "error" in answer:
+                    raise InputError(f"Blender could not render it: {answer['error']}")
+                rgba_BHW4 = np.stack([_read(picture) for picture in pictures])
+            except InputError as error:
+                # On a full disk Blender writes half a picture and says nothing.
+                if shutil.disk_usage(self._scratch).free < FULL_DISK_BYTES:
+                    raise FatalError(
+                        f"{self._scratch} is full; make space or set TMPDIR to another folder"
+                    ) from error
+                raise
             self.software = answer["software"]
-            return np.stack([_read(picture) for picture in pictures])
+            return rgba_BHW4
 
     def close(self) -> None:
         """Ends the process, if there is one."""
