@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--up", default="y", metavar="AXIS", help="of the mesh files: x, y, z, -x, ... (default: %(default)s)"
     )
-    add("--front", metavar="AXIS", help="of the mesh files (default: z; -y where z is up)")
+    add("--front", metavar="AXIS", help="of the mesh files, as in --front=-y (default: z; -y where z is up)")
     add(
         "--scales", type=Path, metavar="FILE", help=".json or .csv: longest side by class, instead of --scale"
     )
