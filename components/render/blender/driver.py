@@ -35,10 +35,13 @@ def set_engine(scene, engine, samples):
         scene.cycles.device = "CPU"
         scene.cycles.samples = samples
         scene.cycles.seed = 0
-        try:
-            scene.cycles.denoiser = "OPENIMAGEDENOISE"
-        except TypeError:
-            raise RuntimeError("it was built without OpenImageDenoise; use the bpy package") from None
+        import _cycles  # there once the engine is chosen
+
+        if not _cycles.with_openimagedenoise:
+            raise RuntimeError(
+                "it was built without OpenImageDenoise; take the package bpy, or --engine eevee"
+            )
+        scene.cycles.denoiser = "OPENIMAGEDENOISE"
         scene.cycles.use_denoising = True
     else:
         try:
@@ -57,7 +60,8 @@ def make_scene(engine, samples, threads):
     render.resolution_percentage = 100
     render.film_transparent = True
     render.dither_intensity = 0.0  # noise that a picture for people gets
-    render.use_persistent_data = True  # the views of a mesh share what was prepared for rendering it
+    # Kept data would save little, and now and then a mesh was drawn with the texture of the one before.
+    render.use_persistent_data = False
     render.image_settings.file_format = "PNG"
     render.image_settings.color_mode = "RGBA"
     render.image_settings.color_depth = "8"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from get3d_model.errors import InputError
 
 HOW_TO_GET_IT = (
-    "`apt-get install blender`, or `python3.11 -m venv DIR && DIR/bin/pip install bpy==4.5.*`"
-    " and BLENDER_PYTHON=DIR/bin/python"
+    "`python3.11 -m venv DIR && DIR/bin/pip install bpy==4.5.*` and BLENDER_PYTHON=DIR/bin/python,"
+    " or a Blender from blender.org and BLENDER=its path"
 )
 PROBE_TIMEOUT_S = 60.0
 # What the driver and the recipe need; older ones name things differently.
