@@ -11,7 +11,9 @@ from get3d_model.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, help="each has its own --help"
+    )
 
     merge = actions.add_parser("merge", help="make the parts of `get3d render --shard i/n` one data set")
     merge.add_argument("out", type=Path, metavar="OUT", help="the folder that the jobs rendered into")
@@ -20,29 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     stats = actions.add_parser("stats", help="what a data set holds")
-    stats.add_argument("dir", type=Path, metavar="DIR")
+    stats.add_argument("dir", type=Path, metavar="DIR", help="shards, or the published layout")
     stats.add_argument("--json", action="store_true", help="as JSON")
 
     verify = actions.add_parser("verify", help="decode every image, check every camera, hash and split")
-    verify.add_argument("dir", type=Path, metavar="DIR")
+    verify.add_argument("dir", type=Path, metavar="DIR", help="shards, or the published layout")
     verify.add_argument("--limit", type=int, default=20, help="problems shown (default: 20)")
     verify.add_argument("--threads", type=int, help="one per processor unless given")
 
     convert = actions.add_parser("convert", help="between the published layout and shards")
-    convert.add_argument("source", type=Path, metavar="SRC")
+    convert.add_argument("source", type=Path, metavar="SRC", help="a data set in either layout")
     convert.add_argument("out", type=Path, metavar="DST", help="a new or empty folder")
-    convert.add_argument("--to", choices=("shards", "published"), required=True)
+    convert.add_argument("--to", choices=("shards", "published"), required=True, help="the layout of DST")
     convert.add_argument("--category", help="folder of all shapes below img/; one per class unless given")
     convert.add_argument("--shapes-per-shard", type=int, help="about half a GiB of them unless given")
 
     push = actions.add_parser("push", help="copy a finished data set or part to an object store")
-    push.add_argument("dir", type=Path, metavar="DIR")
+    push.add_argument("dir", type=Path, metavar="DIR", help="shards with their manifest")
     push.add_argument(
         "url", metavar="URL", help="such as s3://bucket/folder; its fsspec driver must be installed"
     )
 
     pull = actions.add_parser("pull", help="copy a data set or its parts from an object store")
-    pull.add_argument("url", metavar="URL")
+    pull.add_argument("url", metavar="URL", help="where `push` put it")
     pull.add_argument("dir", type=Path, metavar="DIR", help="what is there already is not copied again")
 
 
