@@ -34,6 +34,10 @@ def set_mesh_folder(params: Path, folder: str) -> None:
     yaml = YAML()
     # A long path stays on its line.
     yaml.width = 1 << 16
+    # As it stands in the file; ruamel would leave the value out.
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     document = yaml.load(params.read_text())
     if document["meshes"]["path"] != folder:
         document["meshes"]["path"] = folder
