@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 # A folder with your own meshes; without it the demo makes procedural vehicles.
 MESHES ?= data/meshes
 
-.PHONY: demo test install lint lock clean help
+.PHONY: demo test e2e install lint lock clean help
 
 help:
 	@echo "make demo [MESHES=FOLDER]  set up, then meshes -> render -> train -> evaluate -> export -> Triton -> samples"
 	@echo "make test                  set up, then all tests"
+	@echo "make e2e                   set up, then the minutes-long end-to-end tests (real servers)"
 	@echo "make install               set up only"
 	@echo "make lint                  ruff"
 	@echo "make lock                  resolve requirements.in into requirements.lock"
@@ -32,6 +33,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest -q
+
+e2e: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m e2e
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
