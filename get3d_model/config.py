@@ -8,18 +8,15 @@ nearest valid one), wrong types and values out of range with one `InputError` li
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from get3d_model.camera_settings import CameraConfig
 from get3d_model.errors import InputError
 from get3d_model.limits import check_psi, check_texture_resolution
+from get3d_model.settings import read_yaml, settings_from_dict
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 GENERATORS = ("unified", "separate")
@@ -308,24 +305,18 @@ def load_config(path: Path) -> Config:
     """Reads and checks a params file. Raises InputError."""
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path)
     except FileNotFoundError:
         presets = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
         raise InputError(
             f"{path}: no such params file; start from a preset in {CONFIG_DIR} ({presets})"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    return config_from_dict(data if data is not None else {}, str(path))
+    return config_from_dict(data, str(path))
 
 
 def config_from_dict(data: Any, source: str = "configuration") -> Config:
     """Builds a Config from plain values (the inverse of `dataclasses.asdict`). Raises InputError."""
-    return _build(Config, data, source, "")
+    return settings_from_dict(Config, data, source)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -337,50 +328,3 @@ def _walk(config: Any) -> typing.Iterator[tuple[str, Any]]:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         yield item.name, config_to_dict(value) if dataclasses.is_dataclass(value) else value
-
-
-def _build(cls: type, data: Any, source: str, prefix: str) -> Any:
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: {prefix or 'the file'} must be a mapping of settings, not {_kind(data)}")
-    hints = typing.get_type_hints(cls)
-    known = [item.name for item in dataclasses.fields(cls)]
-    values = {}
-    for key, value in data.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise InputError(f"{source}: unknown setting {name}; did you mean {near}?")
-        values[key] = _convert(hints[key], value, source, name)
-    try:
-        return cls(**values)
-    except InputError as error:
-        raise InputError(f"{source}: {prefix + '.' if prefix else ''}{error}") from None
-
-
-def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, source, name)
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        hint = next(item for item in typing.get_args(hint) if item is not type(None))
-        origin = typing.get_origin(hint)
-    if origin is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)) or len(value) != len(items):
-            raise InputError(f"{source}: {name} must be a list of {len(items)} values, not {value!r}")
-        return tuple(
-            _convert(h, v, source, f"{name}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True))
-        )
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        raise InputError(f"{source}: {name} must be {hint.__name__}, not {value!r} ({_kind(value)})")
-    if hint is float and value != value:
-        raise InputError(f"{source}: {name} must be a number, not nan")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__

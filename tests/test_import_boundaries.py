@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
-    "errors", "limits", "files", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
-    "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf", "gltf_surface", "obj_ply", "mesh_io",
+    "errors", "limits", "files", "settings", "types", "camera_settings", "config", "cameras", "ops", "isosurface", "losses",
+    "rendering.base", "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf", "gltf_surface", "obj_ply", "mesh_io",
     "image_grid", "rendering", "data", "networks", "weights", "bundle", "published_file", "published_model",
     "generator", "latents", "inference", "walks", "metrics", "training",
 )  # fmt: skip
@@ -44,6 +44,7 @@ WITHOUT_TORCH = (
     "serving.codec", "serving.client", "serving.health", "serving.server", "pipelines.cli",
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.common", "components.*.component",
+    "components.cluster_profile", "components.train.launch", "get3d_model.settings",
 )  # fmt: skip
 # These run inside Triton's model process, in Blender's Python, or where the Triton compiler is installed (on GPU machines), only.
 NOT_IMPORTABLE = ("serving.model_repository.*", "get3d_model.ops.fused.*", "components.render.blender.driver")
