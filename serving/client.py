@@ -17,11 +17,11 @@ from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from serving.codec import (
     INPUTS,
     MODEL_NAME,
-    OUTPUTS,
     SampleRequest,
     SampleResponse,
     decode_responses,
     encode_requests,
+    requested_outputs,
 )
 
 FIRST_BACKOFF_S = 0.1
@@ -126,7 +126,7 @@ class Get3DClient:
                     future.cancel()
 
     def _infer(self, requests: list[SampleRequest], timeout_s: float) -> list[SampleResponse]:
-        inputs = self._inputs(requests)
+        inputs, outputs = self._inputs(requests), requested_outputs(requests)
         deadline = time.monotonic() + timeout_s
         backoff_s = FIRST_BACKOFF_S
         while True:
@@ -136,7 +136,7 @@ class Get3DClient:
                     self.model_name,
                     inputs,
                     self.model_version,
-                    outputs=[triton.InferRequestedOutput(spec.name) for spec in OUTPUTS],
+                    outputs=[triton.InferRequestedOutput(name) for name in outputs],
                     client_timeout=remaining_s,
                 )
             except InferenceServerException as error:
@@ -148,7 +148,7 @@ class Get3DClient:
                 time.sleep(pause_s)
                 backoff_s = min(2.0 * backoff_s, MAX_BACKOFF_S)
             else:
-                return decode_responses({spec.name: result.as_numpy(spec.name) for spec in OUTPUTS})
+                return decode_responses({name: result.as_numpy(name) for name in outputs})
 
     def _inputs(self, requests: list[SampleRequest]) -> list[triton.InferInput]:
         arrays = encode_requests(requests)

@@ -18,7 +18,7 @@ from typing import Any
 
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
-from serving.codec import INPUTS, MODEL_NAME, OUTPUTS, SampleRequest, TensorSpec
+from serving.codec import INPUTS, MODEL_NAME, OUTPUTS, InputSpec, SampleRequest, TensorSpec
 
 TEMPLATE_DIR = Path(__file__).parent / "model_repository" / MODEL_NAME
 CONFIG_FILE = "config.pbtxt"
@@ -118,5 +118,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _tensor_entry(spec: TensorSpec) -> str:
-    optional = " optional: true" if spec.optional else ""
-    return f'  {{ name: "{spec.name}" data_type: TYPE_{spec.triton_type} dims: [ 1 ]{optional} }}'
+    dims = ", ".join(map(str, spec.dims))
+    # Requests of unequal sizes still make one batch.
+    ragged = " optional: true allow_ragged_batch: true" if isinstance(spec, InputSpec) else ""
+    return f'  {{ name: "{spec.name}" data_type: TYPE_{spec.triton_type} dims: [ {dims} ]{ragged} }}'

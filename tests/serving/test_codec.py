@@ -16,10 +16,12 @@ from serving.codec import (
     SampleMetadata,
     SampleRequest,
     SampleResponse,
+    consecutive,
     decode_requests,
     decode_responses,
     encode_requests,
     encode_responses,
+    requested_outputs,
 )
 
 
@@ -38,12 +40,47 @@ def _metadata(**values: object) -> SampleMetadata:
         [SampleRequest(7)],
         [SampleRequest(2**63 - 1, 0.7, 64, "ply")],
         [SampleRequest(0, 0.0, 4096, "glb"), SampleRequest(1, 2.0, 64, "obj")],
+        [
+            SampleRequest(
+                (3, 4, 5), weights=(0.25, 0.25, 0.5), deliver="mesh,latent,preview", preview_frames=4
+            )
+        ],
+        [SampleRequest((3, 4), weights=(0.25, 0.75), seed_tex=9)] * 2,
+        [SampleRequest(3, z_tex=((0.5, 1.0), (2.0, -1.0)), weights_tex=(0.5, 0.5), color="vertex")],
+        [SampleRequest(z_geo=((0.5, 1.0),), w_tex=((3.0,),), class_name="car", target_triangles=500)],
+        [SampleRequest(1, preview_azimuth_deg=12.3, preview_elevation_deg=-5.0, preview_resolution=64)],
     ],
 )
 def test_requests_come_back(requests: list[SampleRequest]) -> None:
     arrays = encode_requests(requests)
-    assert all(array.shape == (len(requests), 1) for array in arrays.values())
+    assert all(len(array) == len(requests) for array in arrays.values())
     assert decode_requests(arrays) == requests
+
+
+def test_one_latent_is_a_plain_vector() -> None:
+    request = SampleRequest(z_geo=np.float32([1, 2]), w_tex=[0.5, 0.25])
+    assert (request.z_geo, request.w_tex) == (((1.0, 2.0),), ((0.5, 0.25),))
+    assert encode_requests([request])["z_geo"].shape == (1, 1, 2)
+    assert SampleRequest([7]).seed == 7
+
+
+def test_count_is_consecutive_seeds() -> None:
+    assert [r.seed for r in consecutive(SampleRequest(5, 0.5), 3)] == [5, 6, 7]
+    for request, count in (
+        (SampleRequest(2**63 - 1), 2),
+        (SampleRequest(0), 0),
+        (SampleRequest(z_geo=[1], z_tex=[1]), 2),
+    ):
+        with pytest.raises(InputError, match="count"):
+            consecutive(request, count)
+
+
+def test_what_is_delivered() -> None:
+    assert SampleRequest(0).delivers("mesh") and not SampleRequest(0).delivers("preview")
+    request = SampleRequest(0, deliver="preview, latent")
+    assert request.deliver == "latent,preview" and not request.delivers("mesh")
+    assert requested_outputs([SampleRequest(0)]) == ["mesh", "metadata"]
+    assert requested_outputs([request]) == ["mesh", "metadata", "preview", "latent_geo", "latent_tex"]
 
 
 def test_absent_fields_are_not_sent() -> None:
@@ -93,6 +130,28 @@ def test_numpy_integers_are_integers() -> None:
         ({"texture_resolution": 128.0}, ["texture_resolution", "integer"]),
         ({"file_format": "fbx"}, ["format 'fbx'", "glb, obj, ply"]),
         ({"file_format": "GLB"}, ["format 'GLB'"]),
+        ({"file_format": "x" * 500}, ["format must be a text of 1 to 128 characters"]),
+        ({"seed": None}, ["nothing says which geometry"]),
+        ({"seed": None, "z_geo": [1.0]}, ["nothing says which texture"]),
+        ({"z_geo": [1.0]}, ["the geometry is given by seed and z_geo"]),
+        ({"seed_tex": 1, "w_tex": [1.0]}, ["the texture is given by seed_tex and w_tex"]),
+        ({"seed_tex": -1}, ["seed_tex -1"]),
+        ({"z_tex": [1.0, float("nan")]}, ["z_tex", "NaN"]),
+        ({"z_tex": [1e300]}, ["z_tex", "infinite"]),
+        ({"z_tex": "abc"}, ["z_tex must be numbers"]),
+        ({"seed": (1, 2)}, ["seed has 2 latents; say by weights"]),
+        ({"seed": (1, 2), "weights": (0.5, 0.4)}, ["weights", "sum is 1"]),
+        ({"seed": (1, 2), "weights": (1.5, -0.5)}, ["weights", "from 0 to 1"]),
+        ({"seed": (1, 2), "weights": (float("nan"), 1)}, ["weights"]),
+        ({"seed": (1, 2, 3), "weights": (0.5, 0.5)}, ["seed has 3 latents, weights 2 shares"]),
+        ({"seed": 1, "weights_tex": (0.5, 0.5)}, ["weights_tex 2 shares"]),
+        ({"deliver": "mesh,image"}, ["deliver 'image'"]),
+        ({"color": "vertex", "file_format": "obj"}, ["'obj' has no colours at vertices", "glb or ply"]),
+        ({"target_triangles": 3}, ["target_triangles 3", "64 to 1000000"]),
+        ({"preview_resolution": 4096}, ["preview_resolution 4096", "32 to 1024"]),
+        ({"preview_elevation_deg": 90}, ["preview_elevation_deg 90", "-89 to 89"]),
+        ({"preview_azimuth_deg": float("nan")}, ["preview_azimuth_deg nan"]),
+        ({"preview_frames": 33}, ["preview_frames 33", "1 to 32"]),
     ],
 )
 def test_bad_values_are_named(values: dict[str, object], expected: list[str]) -> None:
@@ -111,11 +170,16 @@ SEED = np.array([[1], [2]], dtype=np.int64)
     [
         ({}, ["seed", "missing"]),
         ({"seed": SEED.astype(np.int32)}, ["seed", "INT64", "int32"]),
-        ({"seed": SEED[:, 0]}, ["seed", "[rows, 1]", "[2]"]),
-        ({"seed": SEED.reshape(1, 2)}, ["seed", "[rows, 1]", "[1, 2]"]),
+        ({"seed": SEED[:, 0]}, ["seed", "[rows, any]", "[2]"]),
+        ({"seed": SEED.reshape(1, 2)}, ["seed has 2 latents; say by weights how to mix them"]),
         ({"seed": SEED[:0]}, ["seed", "[0, 1]"]),
+        ({"truncation_psi": np.float32([[1]])}, ["nothing says which geometry", "seed, z_geo, w_geo"]),
+        ({"seed": SEED, "truncation_psi": np.float32([[1, 1]] * 2)}, ["[rows, 1]", "[2, 2]"]),
+        ({"seed": SEED, "z_tex": np.float32([[1], [1]])}, ["z_tex", "[rows, any, any]", "[2, 1]"]),
+        ({"seed": np.tile(SEED, (1, 17))}, ["seed has 17 values; mix 1 to 16"]),
+        ({"z_geo": np.zeros((1, 1, 5000), np.float32)}, ["z_geo", "4096 values"]),
         ({"seed": SEED, "truncation_psi": np.float32([[1]])}, ["truncation_psi has 1 rows", "seed has 2"]),
-        ({"seed": SEED, "colour": SEED}, ["unknown input colour", "seed, truncation_psi"]),
+        ({"seed": SEED, "colour": SEED}, ["unknown input colour", "seed, seed_tex"]),
         ({"seed": SEED, "format": np.array([[b"\xff"]] * 2, dtype=object)}, ["format", "not text"]),
         ({"seed": -SEED}, ["seed -1"]),
     ],
@@ -141,6 +205,21 @@ def test_responses_come_back() -> None:
     arrays = encode_responses(responses)
     assert all(array.shape == (2, 1) for array in arrays.values())
     assert decode_responses(arrays) == responses
+
+
+def test_previews_and_latents_come_back() -> None:
+    latent = np.float32([0.5, -1.0])
+    responses = [
+        SampleResponse(b"x", _metadata(), (b"a", b"b"), latent, 2 * latent),
+        SampleResponse(b"", _metadata(seed=None)),
+        SampleResponse(b"", _metadata(seed=[1, 2]), (b"c",)),
+    ]
+    arrays = encode_responses(responses)
+    assert arrays["preview"].shape == (3, 2) and arrays["latent_geo"].shape == (3, 2)
+    back = decode_responses(arrays)
+    assert back == responses
+    np.testing.assert_array_equal(back[0].latent_tex, 2 * latent)
+    assert back[1].latent_geo is None
 
 
 def test_newer_servers_may_say_more() -> None:

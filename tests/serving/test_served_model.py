@@ -153,7 +153,7 @@ def test_a_bad_request_fails_alone(client: Get3DClient, server: TritonServer) ->
         ({"seed": np.array([[1]]), "texture_resolution": np.int32([[1000]])}, "texture_resolution 1000"),
         ({"seed": np.array([[1]]), "format": np.array([[b"fbx"]], object)}, "format 'fbx' is not offered"),
         ({"seed": np.array([[1]]), "format": np.array([[b"\xff"]], object)}, "is not text"),
-        ({"seed": np.array([[1, 2]])}, "shape"),
+        ({"seed": np.array([[1, 2]])}, "say by weights how to mix them"),
         ({"seed": np.array([1])}, "shape"),
         ({"seed": np.float32([[1]])}, "data-type"),
         ({"truncation_psi": np.float32([[0.5]])}, "seed"),

@@ -33,7 +33,6 @@ from serving import metric_names
 from serving.codec import (
     FORMAT_SUFFIX,
     INPUTS,
-    OUTPUTS,
     SampleMetadata,
     SampleRequest,
     SampleResponse,
@@ -136,7 +135,7 @@ class TritonPythonModel:
         self.metrics.count(metric_names.MESHES, len(answers))
         self.metrics.count(metric_names.EMPTY_MESHES, sum(answer.metadata.empty for answer in answers))
         arrays = encode_responses(answers)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(spec.name, arrays[spec.name]) for spec in OUTPUTS])
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
 
     def _finish(self, row: SampleRequest, batch: _Batch, index: int, bake: PendingBake) -> SampleResponse:
         milliseconds = dict(batch.milliseconds)
