@@ -8,7 +8,6 @@ nearest valid one), wrong types and values out of range with one `InputError` li
 from __future__ import annotations
 
 import dataclasses
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -249,20 +248,83 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """How a checkpoint is measured."""
+class Threshold:
+    """One condition that a model must meet to be promoted; exactly the bounds that are given count."""
 
+    metric: str
+    """A number of metrics.json."""
+    min: float | None = None
+    max: float | None = None
+    worse_than_production: float | None = None
+    """How much worse than the model in production it may be, as a share of that one's value (0.05: 5 %); a difference
+    that its interval leaves open does not count as worse."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.metric), "metric must name a number of metrics.json")
+        bounds = (self.min, self.max, self.worse_than_production)
+        _check(any(b is not None for b in bounds), f"{self.metric} needs min, max or worse_than_production")
+        _check(
+            self.min is None or self.max is None or self.min <= self.max,
+            f"{self.metric}: min ({self.min}) must not be above max ({self.max})",
+        )
+        _check(
+            self.worse_than_production is None or self.worse_than_production >= 0,
+            f"{self.metric}: worse_than_production must not be negative, not {self.worse_than_production}",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a checkpoint is measured, and what it must reach."""
+
+    split: str = "val"
+    """The held-out split that samples are compared with."""
     samples_per_reference: int = 5
     """Generated shapes per held-out shape."""
     surface_points: int = 2048
     """Points per shape for the Chamfer distance."""
     truncation_psi: float = 1.0
+    image_samples: int = 50_000
+    """Generated pictures for FID and KID, one per shape; and at most as many real ones."""
+    image_resolution: int | None = None
+    """Pixels of generated and real pictures; none: those of the data set, which it must not exceed."""
+    texture_resolution: int = 1024
+    """Texels along a side of the textures that FID-3D renders."""
+    inception: str | None = None
+    """The Inception-v3 weights of 2015-12-05 for FID and KID: a file, or a URL to download once; none: the cache."""
+    memorization_points: int = 256
+    """Points per shape in the search for the nearest training shape."""
+    bootstrap_resamples: int = 1000
+    fid_resamples: int = 50
+    """Resamples behind the intervals of FID, each of which costs an eigenvalue problem."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    min_samples: int = 10
+    """Fewer generated shapes are an error."""
+    min_references: int = 2
+    """Fewer readable held-out meshes are an error."""
+    sheet_samples: int = 16
+    """Samples pictured in the report."""
+    thresholds: tuple[Threshold, ...] = ()
+    """Conditions for `promote`; without any, every model is promoted."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_psi(self.truncation_psi)
-        for name in ("samples_per_reference", "surface_points"):
+        for name in (
+            "samples_per_reference", "surface_points", "memorization_points", "bootstrap_resamples",
+            "fid_resamples", "min_samples", "sheet_samples",
+        ):  # fmt: skip
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        # Two, so that there is a spread.
+        for name in ("image_samples", "min_references"):
+            _check(getattr(self, name) >= 2, f"{name} must be at least 2, not {getattr(self, name)}")
+        _check(
+            self.image_resolution is None or self.image_resolution >= 16,
+            f"image_resolution must be at least 16, not {self.image_resolution}",
+        )
+        check_texture_resolution(self.texture_resolution)
+        _check(0.5 <= self.confidence < 1, f"confidence must be 0.5 to below 1, not {self.confidence}")
 
 
 @dataclass(frozen=True)
@@ -321,10 +383,10 @@ def config_from_dict(data: Any, source: str = "configuration") -> Config:
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON-able values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in _walk(config)}
+    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
 
 
-def _walk(config: Any) -> typing.Iterator[tuple[str, Any]]:
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        yield item.name, config_to_dict(value) if dataclasses.is_dataclass(value) else value
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return config_to_dict(value) if dataclasses.is_dataclass(value) else value

@@ -71,3 +71,19 @@ def test_integers_are_accepted_for_floats_and_none_for_optionals():
     )
     assert config.training.total_kimg == 3.0
     assert config.training.ema_rampup is None
+
+
+def test_thresholds_are_a_list_of_checked_conditions() -> None:
+    data = {"evaluation": {"thresholds": [{"metric": "fid_3d", "max": 30, "worse_than_production": 0.05}]}}
+    config = config_from_dict(data)
+    (threshold,) = config.evaluation.thresholds
+    assert (threshold.max, threshold.min, threshold.worse_than_production) == (30.0, None, 0.05)
+    assert config_from_dict(config_to_dict(config)) == config
+    for bad, message in (
+        ({"metric": "fid_3d"}, "fid_3d needs min, max or worse_than_production"),
+        ({"metric": "cd_cov", "min": 0.5, "max": 0.1}, "min \\(0.5\\) must not be above max"),
+        ({"metric": "cd_cov", "worse_than_production": -0.1}, "must not be negative"),
+        ({"metric": "cd_cov", "minimum": 0.1}, "unknown setting .*minimum; did you mean min"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config_from_dict({"evaluation": {"thresholds": [bad]}})

@@ -42,7 +42,13 @@ def tiny_config(steps: int, **training: Any) -> Config:
     return dataclasses.replace(
         TINY,
         training=TrainingConfig(**settings),
-        evaluation=EvaluationConfig(samples_per_reference=1, surface_points=64),
+        evaluation=EvaluationConfig(
+            samples_per_reference=1,
+            surface_points=64,
+            texture_resolution=64,
+            min_samples=2,
+            bootstrap_resamples=100,
+        ),
     )
 
 
