@@ -41,7 +41,7 @@ HEAVY = {
 }
 # What starts before torch is needed, or where it is not installed.
 WITHOUT_TORCH = (
-    "serving.codec", "serving.client", "serving.health", "serving.server", "pipelines.cli",
+    "serving.codec", "serving.connection", "serving.client", "serving.async_client", "serving.probe", "serving.server", "pipelines.cli",
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.common", "components.*.component",
     "components.cluster_profile", "components.train.launch", "get3d_model.settings",

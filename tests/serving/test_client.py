@@ -11,7 +11,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from get3d_model.errors import InputError
-from serving import health
+from serving import probe
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
 
@@ -103,7 +103,7 @@ def test_an_unreachable_server(closed_port: int, capsys: pytest.CaptureFixture[s
         with pytest.raises(ServiceError, match="not reachable"):
             client.sample(SampleRequest(0))
         assert time.monotonic() - start < 5.0, "the deadline bounds the retries"
-    assert health.main(["--url", url, "--timeout", "0.3"]) == 1
+    assert probe.main(["--url", url, "--timeout", "0.3"]) == 1
     assert "not alive" in capsys.readouterr().err
 
 

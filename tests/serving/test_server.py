@@ -18,7 +18,7 @@ import pytest
 
 from components.sample import main as sample
 from get3d_model.errors import InputError
-from serving import health
+from serving import probe
 from serving.client import Get3DClient, ServiceError
 from serving.server import Ports, ServerError, TritonServer, main
 
@@ -74,7 +74,7 @@ def test_serve_and_sample(repository: Path, tmp_path: Path, capsys: pytest.Captu
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
             "samples.json", "seed0003.glb", "seed0004.glb",
         ]  # fmt: skip
-        assert health.main(["--url", url]) == 0
+        assert probe.main(["--url", url]) == 0
         assert "alive" in capsys.readouterr().out
     finally:
         process.send_signal(signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_death_is_noticed(repository: Path) -> None:
             assert client.is_ready()
             with pytest.raises(ServiceError):
                 client.check_alive(5.0)
-        assert health.main(["--url", server.grpc_url, "--timeout", "2"]) == 1
+        assert probe.main(["--url", server.grpc_url, "--timeout", "2"]) == 1
         os.kill(server.pid, signal.SIGKILL)
         assert until(lambda: not alive(server.pid))
         with pytest.raises(ServerError, match=r"has stopped \(signal SIGKILL\)"):

@@ -1,0 +1,236 @@
+"""How to reach a server: address, TLS and token, retries, and what its errors mean. Shared by every client.
+
+A token travels in the header that Triton's restricted protocols ask for, and as `Authorization` for gateways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
+from tritonclient.utils import InferenceServerException
+
+from get3d_model.errors import InputError
+
+DEFAULT_URL = "localhost:8001"
+TOKEN_HEADER = "authorization"
+GRPC_TOKEN_HEADER = f"triton-grpc-protocol-{TOKEN_HEADER}"
+"""Triton compares this header of gRPC calls with what its restricted protocols were given."""
+MIN_TOKEN_LENGTH = 16
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+RECONNECT_MS = (100, 2000)
+"""First and longest pause before gRPC connects again; its own two minutes would outlast a restart."""
+
+# What Triton answers with UNAVAILABLE, though asking again cannot help.
+_REFUSED = "protocol is restricted"
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification|handshake failed", re.IGNORECASE)
+
+
+class ServiceError(RuntimeError):
+    """The service failed to answer a good request; `status` is the gRPC status name."""
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Tls:
+    """An encrypted connection. Files are PEM.
+
+    ca: certificates to trust; None: those that gRPC brings. cert, key: the client's own, where the server asks for
+    one. server_name: the name in the server's certificate, where the address is another.
+    Raises InputError for files that are missing or do not go together.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise InputError("a client certificate needs its key, and a key its certificate; give both")
+        for path in (self.ca, self.cert, self.key):
+            if path is not None:
+                check_pem(path)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A gRPC endpoint "host:port", and what it asks for. Raises InputError for an address that is none."""
+
+    url: str
+    tls: Tls | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        host, _, port = self.url.rpartition(":")
+        if "://" in self.url or not host or not port.isascii() or not port.isdigit():
+            raise InputError(
+                f"server url {self.url!r} must be host:port of the gRPC endpoint, for instance {DEFAULT_URL}"
+            )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Metadata of every call."""
+        if self.token is None:
+            return {}
+        return {name: bearer(self.token) for name in (TOKEN_HEADER, GRPC_TOKEN_HEADER)}
+
+    def client_options(self) -> dict[str, Any]:
+        """Arguments of tritonclient's client, synchronous or asyncio."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
+            ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
+            ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS[0]),
+            ("grpc.min_reconnect_backoff_ms", RECONNECT_MS[0]),
+            ("grpc.max_reconnect_backoff_ms", RECONNECT_MS[1]),
+            # A name with several addresses, such as a headless service, is several replicas.
+            ("grpc.lb_policy_name", "round_robin"),
+        ]
+        if self.tls is None:
+            return {"url": self.url, "channel_args": options}
+        if self.tls.server_name:
+            options.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return {
+            "url": self.url,
+            "ssl": True,
+            "root_certificates": _text(self.tls.ca),
+            "private_key": _text(self.tls.key),
+            "certificate_chain": _text(self.tls.cert),
+            "channel_args": options,
+        }
+
+
+class Attempts:
+    """The attempts of one call: how long the next may take, and the pause before it.
+
+    Only UNAVAILABLE is tried again (the server is busy, restarting or draining, and did not begin), with pauses that
+    grow and are jittered, so that clients that were refused together do not come back together.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._backoff_s = FIRST_BACKOFF_S
+
+    @property
+    def remaining_s(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def pause_s(self, error: InferenceServerException) -> float | None:
+        """Seconds to wait before the next attempt; None: there is none."""
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)
+        text = str(error)
+        if (
+            status_of(error) != "UNAVAILABLE"
+            or _REFUSED in text
+            or _UNTRUSTED.search(text)
+            or time.monotonic() + pause_s >= self._deadline
+        ):
+            return None
+        self._backoff_s = min(2.0 * self._backoff_s, MAX_BACKOFF_S)
+        return pause_s
+
+
+def call_with_retries(call: Callable[[float], Any], timeout_s: float) -> Any:
+    """The result of `call(seconds it may take)`. Raises what it raises last."""
+    attempts = Attempts(timeout_s)
+    while True:
+        try:
+            return call(attempts.remaining_s)
+        except InferenceServerException as error:
+            pause_s = attempts.pause_s(error)
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+
+
+def status_of(error: InferenceServerException) -> str:
+    """The gRPC status name. The client library reports its own deadline as a status, too."""
+    return (error.status() or "UNKNOWN").removeprefix("StatusCode.")
+
+
+def translated(error: InferenceServerException, url: str, served: str, timeout_s: float) -> Exception:
+    """The error in our terms: InputError for what the caller can put right, ServiceError for the service's failures."""
+    status, text = status_of(error), " ".join((error.message() or "no reason given").split())
+    if status == "INVALID_ARGUMENT":
+        return InputError(text)
+    if status == "NOT_FOUND":
+        return InputError(f"{url} serves no {served}: {text}")
+    if _REFUSED in text or status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return InputError(f"{url} refuses calls without its token; give the right one (--token-file)")
+    if status == "UNAVAILABLE" and _UNTRUSTED.search(text):
+        return InputError(
+            f"{url} does not have a certificate that is trusted here, or is not encrypted; check --tls-ca and "
+            f"--tls-server-name ({text})"
+        )
+    if status == "DEADLINE_EXCEEDED":
+        return ServiceError(f"{url} gave no answer within {timeout_s:g} s", status)
+    if status == "UNAVAILABLE":
+        return ServiceError(
+            f"{url} is not reachable or too busy ({text}); gave up after {timeout_s:g} s", status
+        )
+    return ServiceError(f"{url}: {status}: {text}", status)
+
+
+def bearer(token: str) -> str:
+    """The value of the token's header."""
+    return f"Bearer {token}"
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises InputError where it is missing, too short to be secret, or unfit for a header."""
+    try:
+        token = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the token ({getattr(error, 'strerror', error)})") from None
+    if len(token) < MIN_TOKEN_LENGTH or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise InputError(
+            f"{path}: a token has at least {MIN_TOKEN_LENGTH} letters, digits or ._~+/=-, and nothing else; "
+            "make one with: openssl rand -hex 32"
+        )
+    return token
+
+
+def check_pem(path: Path) -> None:
+    """Raises InputError unless the file can be read and looks like PEM."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if b"-----BEGIN " not in content:
+        raise InputError(f"{path}: is not a PEM file (it has no -----BEGIN line)")
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser, url: bool = True) -> None:
+    """The options of every command that talks to a server."""
+    if url:
+        parser.add_argument("--url", default=DEFAULT_URL, help="gRPC endpoint of the server")
+    parser.add_argument("--token-file", type=Path, help="file with the token that the server asks for")
+    parser.add_argument("--tls", action="store_true", help="encrypt, trusting the usual authorities")
+    parser.add_argument("--tls-ca", type=Path, help="encrypt, trusting the certificates of this PEM file")
+    parser.add_argument("--tls-cert", type=Path, help="the client's certificate, where the server wants one")
+    parser.add_argument("--tls-key", type=Path, help="key of --tls-cert")
+    parser.add_argument("--tls-server-name", help="name in the server's certificate, if not that of the url")
+
+
+def connection_from(args: argparse.Namespace, url: str | None = None) -> Connection:
+    """The connection that the options describe. Raises InputError."""
+    files = (args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+    tls = Tls(*files) if args.tls or any(files) else None
+    token = read_token(args.token_file) if args.token_file else None
+    return Connection(url or args.url, tls, token)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

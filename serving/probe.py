@@ -1,0 +1,73 @@
+"""Whether a server is alive or ready: exit 0 or 1. For probes of Kubernetes; starts in a third of a second.
+
+Liveness is a real inference, because Triton never restarts a model process that died and goes on calling its model
+ready. A server that is merely busy is alive: an answer that says so counts. Readiness is the model's own, because
+the server's turns false after any failed load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from get3d_model.errors import InputError
+from serving.client import Get3DClient, ServiceError
+from serving.codec import MODEL_NAME
+from serving.connection import add_connection_arguments, connection_from
+
+FULL_QUEUE = "maximum queue size"
+"""Triton's words where a request finds the queue full; the model works, or the queue would time out."""
+
+
+def alive(client: Get3DClient, timeout_s: float) -> str:
+    """Says how it is. Raises InputError and ServiceError for a model that does not answer."""
+    try:
+        return f"alive: a mesh in {client.check_alive(timeout_s):.2f} s"
+    except ServiceError as error:
+        if error.status == "UNAVAILABLE" and FULL_QUEUE in str(error).lower():
+            return "alive, and busy: its queue is full"
+        raise
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_connection_arguments(parser)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--liveness", action="store_true", help="sample a small mesh (this is the default)")
+    kind.add_argument("--readiness", action="store_true", help="ask whether the model is loaded")
+    parser.add_argument("--model", default=MODEL_NAME, help="name of the model")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that the answer may take")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints one line; exits with 1 and a line on stderr when the answer is no."""
+    connection = connection_from(args)
+    with Get3DClient(connection, model_name=args.model) as client:
+        if args.readiness:
+            if not client.is_ready(args.timeout):
+                raise SystemExit(f"not ready: {args.url} serves no ready model {args.model}")
+            print("ready")
+            return
+        try:
+            print(alive(client, args.timeout))
+        except (InputError, ServiceError) as error:
+            raise SystemExit(f"not alive: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="get3d probe", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except InputError as error:
+        print(f"get3d probe: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        print(error.code, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
