@@ -1,0 +1,80 @@
+"""What an evaluation found, in one form for every measure: metrics.json, metrics_full.json, the gate and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from get3d_model.files import sha256_json
+from get3d_model.metrics.bootstrap import Interval
+
+# The same measures of other shapes in the place of the samples.
+CONTROLS = {
+    "train": "training shapes in the place of the samples",
+    "self": "one half of the held-out shapes against the other",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Measures of one kind.
+
+    metrics: by name, as in metrics.json. controls: the same names, by a key of CONTROLS.
+    settings: all that another run must share for its numbers to be comparable. facts: counts and the like, flat.
+    unavailable: why a metric has no number and how to get it, by name; these are null in metrics.json.
+    excluded: (file or seed, reason) of what could not be measured.
+    """
+
+    metrics: dict[str, Interval] = field(default_factory=dict)
+    controls: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    excluded: list[tuple[str, str]] = field(default_factory=list)
+
+
+def merge(sections: Iterable[Section]) -> Section:
+    """All in one; later sections win where two have the same name."""
+    whole = Section()
+    for section in sections:
+        for name in ("metrics", "settings", "facts", "unavailable"):
+            getattr(whole, name).update(getattr(section, name))
+        for control, metrics in section.controls.items():
+            whole.controls.setdefault(control, {}).update(metrics)
+        whole.excluded.extend(entry for entry in section.excluded if entry not in whole.excluded)
+    return whole
+
+
+def flat(section: Section) -> dict[str, Any]:
+    """`metrics.json`: every value by its name, controls with the prefix `train_` or `self_`; null without a number.
+
+    `protocol_sha256` stands for the settings: two files with the same one are comparable.
+    """
+    values: dict[str, Any] = {name: None for name in section.unavailable}
+    values |= {name: interval.as_dict()["value"] for name, interval in section.metrics.items()}
+    for control, metrics in section.controls.items():
+        values |= {f"{control}_{name}": interval.as_dict()["value"] for name, interval in metrics.items()}
+    return {**section.facts, **values, "protocol_sha256": protocol(section)}
+
+
+def full(section: Section) -> dict[str, Any]:
+    """`metrics_full.json`: intervals, controls, settings, what is unavailable and what was left out."""
+    return {
+        "metrics": {name: interval.as_dict() for name, interval in section.metrics.items()},
+        "controls": {
+            control: {name: interval.as_dict() for name, interval in metrics.items()}
+            for control, metrics in section.controls.items()
+        },
+        "control_meanings": {control: CONTROLS[control] for control in section.controls},
+        "settings": section.settings,
+        "facts": section.facts,
+        "unavailable": section.unavailable,
+        "excluded": [{"file": file, "reason": reason} for file, reason in section.excluded],
+        "protocol_sha256": protocol(section),
+    }
+
+
+def protocol(section: Section) -> str:
+    """A hash of the settings."""
+    return sha256_json(section.settings)
