@@ -4,13 +4,15 @@
     <version>/reference.glb     the mesh it made
 
 A roll-out asks every server for the same sample and compares. Another device rounds differently, so shapes are compared
-by distance and colours by their mean, not bytes. numpy, Pillow and scipy only; no torch.
+by distance and colours by their mean, not bytes; and the files have no part in what makes two versions the same.
+numpy, Pillow and scipy only; no torch.
 
 Shape legend: V vertices, F triangles
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -74,16 +76,20 @@ def write_reference(folder: Path, request: SampleRequest, mesh: bytes) -> None:
     folder = Path(folder)
     write_bytes_atomic(folder / REFERENCE_MESH_FILE, mesh)
     values = {name: value for name, value in asdict(request).items() if value is not None}
-    write_json_atomic(folder / REFERENCE_FILE, {"request": values})
+    sha256 = hashlib.sha256(mesh).hexdigest()
+    write_json_atomic(folder / REFERENCE_FILE, {"request": values, "mesh_sha256": sha256})
 
 
 def read_reference(folder: Path) -> Reference:
     """Raises InputError for a version without one."""
     path = Path(folder) / REFERENCE_FILE
     try:
-        request = SampleRequest(**json.loads(path.read_text())["request"])
+        values = json.loads(path.read_text())
+        request = SampleRequest(**values["request"])
         mesh = (Path(folder) / REFERENCE_MESH_FILE).read_bytes()
         _read_glb(mesh)
+        if hashlib.sha256(mesh).hexdigest() != values["mesh_sha256"]:
+            raise ValueError(f"{REFERENCE_MESH_FILE} was changed")
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no reference sample here; export the model again") from None
     except (OSError, ValueError, TypeError, KeyError, struct.error) as error:

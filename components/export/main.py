@@ -20,7 +20,8 @@ from pathlib import Path
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
-from serving.codec import MODEL_NAME
+from serving.codec import MODEL_NAME, SampleRequest
+from serving.reference import REFERENCE_FILE, REFERENCE_MESH_FILE, write_reference
 from serving.repository import (
     CARD_FILE,
     CONFIG_FILE,
@@ -98,6 +99,7 @@ def export(
         folder = model_folder / str(number)
         if not exists:
             _check_same_mesh(source, staged)
+            _write_reference(staged, serving.truncation_psi, serving.texture_resolution)
         write_bytes_atomic(model_folder / CONFIG_FILE, render_config(serving.max_batch_size).encode())
         if not exists:
             try:
@@ -128,7 +130,12 @@ def _choose_version(repository: Path, wanted: int | None, content: dict[str, str
     for number in [wanted] if wanted is not None else reversed(existing):
         if number in existing:
             folder = repository / MODEL_NAME / str(number)
-            present = file_hashes(folder)
+            # Another machine rounds differently, and its reference sample is as good.
+            present = {
+                name: sha256
+                for name, sha256 in file_hashes(folder).items()
+                if name not in (REFERENCE_FILE, REFERENCE_MESH_FILE)
+            }
             if present == content:
                 return number, True
             if wanted is not None:
@@ -158,6 +165,17 @@ def _check_mesh(checkpoint: Path) -> bytes:
     (mesh,) = Sampler.load(checkpoint).generate([CHECK_SEED], texture_resolution=CHECK_TEXTURE_RESOLUTION)
     # Without the file's hash: the generator of a bundle is another file.
     return mesh_bytes(with_extras(mesh, {}), "glb")
+
+
+def _write_reference(staged: Path, psi: float, texture_resolution: int) -> None:
+    """The sample that a roll-out compares every server's with."""
+    from get3d_model.inference import Sampler, with_extras
+    from get3d_model.mesh_io import mesh_bytes
+
+    sampler = Sampler.load(staged)
+    request = SampleRequest(CHECK_SEED, psi, texture_resolution, "glb")
+    (mesh,) = sampler.generate([CHECK_SEED], psi, texture_resolution)
+    write_reference(staged, request, mesh_bytes(with_extras(mesh, sampler.extras(CHECK_SEED, psi)), "glb"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

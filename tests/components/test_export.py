@@ -34,7 +34,7 @@ def test_a_version(checkpoint: Path, tmp_path: Path) -> None:
     assert (exported.folder, exported.version, exported.created) == (folder, 1, True)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
         "get3d/config.pbtxt", "get3d/1/model.py", "get3d/1/generator_ema.safetensors",
-        "get3d/1/model_card.json",
+        "get3d/1/model_card.json", "get3d/1/reference.json", "get3d/1/reference.glb",
     }  # fmt: skip
     card = read_model_card(folder)
     assert (card.name, card.max_batch_size, card.checkpoint["kimg"]) == ("tiny", 8, 0.0)
