@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serving.server", "run the Triton server on this machine"),
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
+    "version": ("components.version.main", "record a run as a git branch with its data in the DVC remote"),
     "doctor": (
         "pipelines.doctor",
         "what is installed, which backends work, what is missing and how to get it",

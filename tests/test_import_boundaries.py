@@ -34,7 +34,7 @@ HEAVY = {
     "prometheus_client": ("monitoring.*",),
     "tensorboard": ("monitoring.*",),
     "trimesh": ("get3d_model.mesh_io",),
-    "dvc": ("pipelines.*",),
+    "dvc": ("pipelines.*", "components.version.*", "components.data.pointer"),
     "ruamel": ("pipelines.*",),
     "torchvision": (),
     "bpy": ("components.render.blender.driver",),
