@@ -99,17 +99,23 @@ def sample_surface(mesh: Mesh | TexturedMesh, count: int, seed: int) -> np.ndarr
     Raises InputError when the mesh has no area. Source of the square-root map: Osada et al. 2002,
     "Shape Distributions", section 4.1.
     """
+    return sample_surface_faces(mesh, count, np.random.default_rng(seed))[0]
+
+
+def sample_surface_faces(
+    mesh: Mesh | TexturedMesh, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points as `sample_surface` gives them, and the face each lies on, N int64."""
     areas_F = face_areas(mesh)
     total = float(areas_F.sum()) if len(areas_F) else 0.0
     if not total > 0.0:
         raise InputError(
             "cannot sample the surface of a mesh without area: it has no faces or only flat ones"
         )
-    random = np.random.default_rng(seed)
     cumulative_F = np.cumsum(areas_F)
     face_N = np.searchsorted(cumulative_F, random.random(count) * cumulative_F[-1], side="right")
     face_N = np.minimum(face_N, len(areas_F) - 1)
     root_N1, second_N1 = np.sqrt(random.random((count, 1))), random.random((count, 1))
     a_N3, b_N3, c_N3 = mesh.vertices_V3.astype(np.float64)[mesh.faces_F3[face_N]].swapaxes(0, 1)
     points_N3 = (1 - root_N1) * a_N3 + root_N1 * (1 - second_N1) * b_N3 + root_N1 * second_N1 * c_N3
-    return points_N3.astype(np.float32)
+    return points_N3.astype(np.float32), face_N

@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from torch import Tensor
 
-from get3d_model.mesh_topology import sample_surface
 from get3d_model.metrics.nearest import MatrixProductDistance, NearestDistance
-from get3d_model.types import Mesh, TexturedMesh
+from get3d_model.metrics.points import surface_points
 
-
-def surface_points(mesh: Mesh | TexturedMesh, count: int, seed: int) -> np.ndarray:
-    """`count` area-uniform surface points, mesh centred and scaled to unit longest side; (count, 3) float32.
-
-    Raises InputError for a mesh without area.
-    """
-    points_P3 = sample_surface(mesh, count, seed)
-    low, high = mesh.vertices_V3.min(axis=0), mesh.vertices_V3.max(axis=0)
-    return ((points_P3 - (low + high) / 2) / (high - low).max()).astype(np.float32)
+__all__ = ["chamfer_matrix", "surface_points"]
 
 
 def chamfer_matrix(
@@ -36,16 +26,23 @@ def chamfer_matrix(
 ) -> Tensor:
     """Chamfer distance of every (reference, sample) pair; RS float32 on the CPU.
 
+    The same tensor given twice: every pair is computed once, and a shape is at exactly 0 from itself.
     `progress` is told the number of pairs finished (on a GPU: started) since its last call. `nearest`: what
-    finds the nearest points, our own by default (see metrics/select.py); it bounds the memory.
+    finds the nearest points (see metrics/select.py), a matrix product by default; it bounds the memory.
     """
     nearest = nearest or MatrixProductDistance()
-    result_RS = references_RP3.new_empty(len(references_RP3), len(samples_SQ3))
+    symmetric = samples_SQ3 is references_RP3
+    result_RS = references_RP3.new_zeros(len(references_RP3), len(samples_SQ3))
     block = nearest.sets_at_once(references_RP3.shape[1], samples_SQ3.shape[1])
+    if samples_SQ3.device.type == "cpu":
+        # Coordinate by coordinate in memory, as the CPU's kernel reads them.
+        samples_SQ3 = samples_SQ3.transpose(1, 2).contiguous().transpose(1, 2)
     for r, reference_P3 in enumerate(references_RP3):
-        for first in range(0, len(samples_SQ3), block):
+        for first in range(r + 1 if symmetric else 0, len(samples_SQ3), block):
             points_BQ3 = samples_SQ3[first : first + block]
             forward_BP, backward_BQ = nearest(reference_P3, points_BQ3)
             result_RS[r, first : first + len(points_BQ3)] = forward_BP.mean(dim=1) + backward_BQ.mean(dim=1)
             progress(len(points_BQ3))
+    if symmetric:
+        result_RS += result_RS.T.clone()
     return result_RS.cpu()

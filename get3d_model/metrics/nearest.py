@@ -25,7 +25,7 @@ class NearestDistance(Protocol):
 
 
 class MatrixProductDistance:
-    """All distances of a block of sets as one matrix product, |p|^2 - 2 p.q + |q|^2."""
+    """All distances of a block of sets as one matrix product: [-2p, |p|^2, 1] . [q, 1, |q|^2]."""
 
     def sets_at_once(self, points: int, others: int) -> int:
         """See `NearestDistance.sets_at_once`: 2^23 distances, 32 MB."""
@@ -33,7 +33,9 @@ class MatrixProductDistance:
 
     def __call__(self, reference_P3: Tensor, points_SQ3: Tensor) -> tuple[Tensor, Tensor]:
         """See `NearestDistance.__call__`. Accurate to float32 rounding of |p|^2, so keep points near the origin."""
-        distance_SPQ = torch.matmul(reference_P3 * -2.0, points_SQ3.transpose(1, 2))
-        distance_SPQ += reference_P3.square().sum(dim=-1, keepdim=True)
-        distance_SPQ += points_SQ3.square().sum(dim=-1)[:, None, :]
+        square_P1 = reference_P3.square().sum(dim=-1, keepdim=True)
+        square_SQ1 = points_SQ3.square().sum(dim=-1, keepdim=True)
+        reference_P5 = torch.cat([reference_P3 * -2.0, square_P1, torch.ones_like(square_P1)], dim=-1)
+        points_SQ5 = torch.cat([points_SQ3, torch.ones_like(square_SQ1), square_SQ1], dim=-1)
+        distance_SPQ = torch.matmul(reference_P5, points_SQ5.transpose(1, 2))
         return distance_SPQ.amin(dim=2).clamp(min=0), distance_SPQ.amin(dim=1).clamp(min=0)

@@ -14,6 +14,7 @@ from get3d_model.errors import InputError
 from get3d_model.metrics import kaolin_backend
 from get3d_model.metrics.chamfer import chamfer_matrix
 from get3d_model.metrics.nearest import MatrixProductDistance
+from get3d_model.metrics.nearest_cpu import CpuNearestDistance
 from get3d_model.metrics.select import make_nearest_distance
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -52,7 +53,7 @@ def test_ours_against_a_kd_tree() -> None:
 
 def test_kaolin_serves_cuda_only_and_only_where_it_is(kaolin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_nearest_distance(CUDA), kaolin_backend.KaolinNearestDistance)
-    assert isinstance(make_nearest_distance(CPU), MatrixProductDistance)
+    assert isinstance(make_nearest_distance(CPU), CpuNearestDistance)
     monkeypatch.setattr(kaolin_backend, "missing_requirement", lambda: "the package kaolin is not installed")
     assert isinstance(make_nearest_distance(CUDA), MatrixProductDistance)
 
