@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the program, or a Python that has the package bpy; found by BLENDER_PYTHON, BLENDER, an installed bpy or"
         " the PATH unless given",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="of the raster backend: auto takes CUDA where nvdiffrast is installed (default: %(default)s)",
+    )
+    add(
+        "--light",
+        default="studio",
+        metavar="NAME|FILE",
+        help="of the raster backend: studio (sky, key and fill light), area (one large light above, as the published"
+        " recipe), flat (base colours as they are), overcast, sunny, sunset, or an equirect picture (.hdr, .png, .jpg)"
+        " of the surroundings (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="of the cameras and of a split by hash (default: %(default)s)")
     add(
@@ -135,7 +150,9 @@ def run(args: argparse.Namespace) -> None:
     from components.render.progress import log
     from components.render.settings import PixelSettings, RenderOptions
     from components.render.tables import read_scales
+    from components.render.worker import CUDA_RENDERER_VERSION, make_cuda_renderer
     from get3d_model.data.parts import Shard
+    from get3d_model.rendering.environment import light_source
 
     pixels = PixelSettings(
         args.views,
@@ -143,6 +160,7 @@ def run(args: argparse.Namespace) -> None:
         args.supersample,
         args.scale,
         args.seed,
+        light_source(args.light),
         cameras=_cameras(args.cameras).orbit,
         axes=Axes(args.up, args.front),
     )
@@ -168,13 +186,33 @@ def run(args: argparse.Namespace) -> None:
             if path is not None
         },
     )
-    report = _render_with_blender(options, args) if args.backend == "blender" else render_dataset(options)
+    if args.backend == "blender":
+        report = _render_with_blender(options, args)
+    elif _use_cuda(args.device):
+        factory = functools.partial(make_cuda_renderer, options.worker_count)
+        report = render_dataset(options, factory, CUDA_RENDERER_VERSION)
+    else:
+        report = render_dataset(options)
     if not report.up_to_date:
         log(
             f"{report.out}: {report.images} images of {report.shapes} shapes"
             f" ({report.rendered} rendered, {report.reused} kept, {len(report.rejected)} set aside)"
             f" in {report.seconds:.0f} s"
         )
+
+
+def _use_cuda(device: str) -> bool:
+    """Raises InputError when CUDA is asked for and cannot be used."""
+    from components.render.progress import log
+    from get3d_model.errors import InputError
+    from get3d_model.rendering.nvdiffrast_backend import missing_requirement
+
+    problem = None if device == "cpu" else missing_requirement()
+    if device == "cuda" and problem:
+        raise InputError(f"--device cuda: {problem}; or use --device cpu")
+    use = device != "cpu" and problem is None
+    log(f"rendering on {'CUDA, by nvdiffrast' if use else 'the processor'}")
+    return use
 
 
 def _render_with_blender(options: RenderOptions, args: argparse.Namespace) -> RenderReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from get3d_model.data.parts import WHOLE, Shard
 from get3d_model.data.shards import shapes_per_shard
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_json
-from get3d_model.rendering.mesh_renderer import Lighting
+from get3d_model.rendering.lighting import Lighting, LightSource
 
 LAYOUTS = ("shards", "published", "both")
 
@@ -41,7 +41,7 @@ class PixelSettings:
     supersample: int = 4
     scale: float = 0.8
     seed: int = 0
-    lighting: Lighting = field(default_factory=Lighting)
+    lighting: LightSource = field(default_factory=Lighting)
     cameras: OrbitSettings = PUBLISHED_ORBIT
     blender: BlenderSettings | None = None
     axes: Axes = OUR_AXES
@@ -59,7 +59,6 @@ class PixelSettings:
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: these and the constants behind the pixels."""
-        lighting = asdict(self.lighting).items()
         cameras = self.cameras
         # Named only where they differ, so that a data set rendered before they could be set is still current.
         unusual: dict[str, Any] = {}
@@ -75,10 +74,7 @@ class PixelSettings:
             unusual["axes"] = self.axes.describe()
         renderer: dict[str, Any] = {
             "supersample": self.supersample,
-            # As JSON has it, so that it compares equal to what was read from a manifest.
-            "lighting": {
-                name: list(value) if isinstance(value, tuple) else value for name, value in lighting
-            },
+            "lighting": self.lighting.describe(),
         }
         return {
             **unusual,

@@ -6,6 +6,7 @@ Shape legend: B views, H W image height and width, 4 RGBA channels
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from get3d_model.data.shards import encode_piece
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 from get3d_model.mesh_io import load_textured_mesh, normalize
+from get3d_model.rendering.batch_renderer import MAX_SAMPLES, BatchRenderer
 from get3d_model.rendering.mesh_renderer import MeshRenderer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.types import Camera, TexturedMesh
@@ -30,7 +32,11 @@ from get3d_model.types import Camera, TexturedMesh
 BYTES_PER_CALL = 2**28
 
 # Part of every image's key: a change of loader or renderer that changes pixels needs another one.
-RENDERER_VERSION = "raster-2"
+RENDERER_VERSION = "raster-3"
+# Nearly every pixel is the same, but not every byte.
+CUDA_RENDERER_VERSION = "raster-cuda-1"
+# What the rasteriser and the shading need for every sample that is rasterised at a time.
+CUDA_BYTES_PER_SAMPLE = 64
 
 # (mesh, camera) -> uint8 BHW4, straight alpha.
 RenderFunction = Callable[[TexturedMesh, Camera], np.ndarray]
@@ -55,12 +61,35 @@ def make_mesh_renderer(settings: PixelSettings) -> RenderFunction:
     """The project's own renderer on the processor."""
     rasterizer = make_rasterizer(torch.device("cpu"))
     # The first picture compiles the kernels; no mesh should have that counted as its own time.
+    MeshRenderer(rasterizer, 8, 2, settings.lighting).render(_triangle(), turntable(1))
+    return MeshRenderer(rasterizer, settings.resolution, settings.supersample, settings.lighting).render
+
+
+def _triangle() -> TexturedMesh:
     vertices_V3 = np.eye(3, dtype=np.float32)
-    triangle = TexturedMesh(
+    return TexturedMesh(
         vertices_V3, np.array([[0, 1, 2]], np.int32), vertices_V3[:, :2].copy(), np.zeros((2, 2, 3), np.uint8)
     )
-    MeshRenderer(rasterizer, 8, 2, settings.lighting).render(triangle, turntable(1))
-    return MeshRenderer(rasterizer, settings.resolution, settings.supersample, settings.lighting).render
+
+
+def make_cuda_renderer(workers: int, settings: PixelSettings) -> RenderFunction:
+    """The project's own renderer on this machine's GPUs, of which every worker uses one. Raises InputError without.
+
+    workers: that share the machine. Together they leave a third of the memory of every GPU free.
+    """
+    # Processes are numbered from 1 by multiprocessing in the order they start.
+    number = multiprocessing.current_process()._identity
+    devices = torch.cuda.device_count()
+    device = torch.device("cuda", number[0] % devices if number and devices else 0)
+    rasterizer = make_rasterizer(device)
+    torch.cuda.set_device(device)
+    share = torch.cuda.get_device_properties(device).total_memory * 2 // 3 // max(1, -(-workers // devices))
+    samples = max(1 << 20, min(MAX_SAMPLES, share // CUDA_BYTES_PER_SAMPLE))
+    renderer = BatchRenderer(
+        rasterizer, settings.resolution, settings.supersample, settings.lighting, device, samples
+    )
+    renderer.render(_triangle(), turntable(1))  # compiles the kernel
+    return renderer.render
 
 
 def make_handler(

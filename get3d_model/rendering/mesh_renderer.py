@@ -1,14 +1,13 @@
 """Pictures of textured meshes: training data, previews, reports.
 
 Supersampled in linear light, straight alpha. Lights stand still in the world while the camera moves, so that
-a point of the surface has one colour in all views; that is what a texture can represent.
+a point of the surface has one colour in all views; that is what a texture can represent (see lighting.py).
 
 Shape legend: B views, V vertices, F faces, H W pixels, N M samples
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,8 @@ import torch
 
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.rendering.lighting import Lighting as Lighting
+from get3d_model.rendering.lighting import LightSource
 from get3d_model.rendering.mipmap import SRGB_TO_LINEAR_256, build_mips, face_texels
 from get3d_model.rendering.normals import crease_normals, face_normals
 from get3d_model.rendering.shading import shade_kernel
@@ -24,44 +25,6 @@ from get3d_model.types import Camera, TexturedMesh
 # Samples rasterised at a time: 16 bytes each in the rasteriser's buffer, so 64 MB.
 MAX_SAMPLES = 1 << 22
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Lighting:
-    """A sky, a key and a fill light, all white; 1 is the light under which a white surface is just white.
-
-    sky, ground: ambient light on surfaces facing up and down; those between get a mixture by their slope.
-    key, fill: Lambert light on surfaces facing the light. Directions point towards the lights, in world axes
-    (y up), of any length. The default sums to at most 1 in every direction, so no colour is cut off.
-    """
-
-    sky: float = 0.46
-    ground: float = 0.30
-    key: float = 0.56
-    key_direction: tuple[float, float, float] = (0.55, 0.75, 0.65)
-    fill: float = 0.22
-    fill_direction: tuple[float, float, float] = (-0.75, 0.25, -0.55)
-
-    def __post_init__(self) -> None:
-        for name in ("sky", "ground", "key", "fill"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"Lighting.{name} must be a number from 0 on; got {value}")
-        for name in ("key_direction", "fill_direction"):
-            length = math.hypot(*getattr(self, name))
-            if not (math.isfinite(length) and length > 0):
-                raise ValueError(f"Lighting.{name} must not be zero; got {getattr(self, name)}")
-
-    @classmethod
-    def unlit(cls) -> Lighting:
-        """Texture colours as they are: light 1 from everywhere."""
-        return cls(sky=1.0, ground=1.0, key=0.0, fill=0.0)
-
-    def as_array(self) -> np.ndarray:
-        """(sky, ground, key, unit key direction, fill, unit fill direction), 10 float64: for the kernel."""
-        key_3 = np.array(self.key_direction) / math.hypot(*self.key_direction)
-        fill_3 = np.array(self.fill_direction) / math.hypot(*self.fill_direction)
-        return np.array([self.sky, self.ground, self.key, *key_3, self.fill, *fill_3], np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,7 +38,7 @@ class MeshRenderer:
     rasterizer: Rasterizer
     resolution: int
     supersample: int
-    lighting: Lighting
+    lighting: LightSource
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
@@ -114,6 +77,7 @@ class MeshRenderer:
             mips.sizes_L3,
             SRGB_TO_LINEAR_256,
             self.lighting.as_array(),
+            _light_map(self.lighting),
         )
         faces = torch.from_numpy(faces_F3).to(self.device)
         range_12 = torch.tensor([[0, len(faces_F3)]], dtype=torch.int32)
@@ -148,6 +112,12 @@ class MeshRenderer:
 def _clip_positions(vertices_V3: np.ndarray, world2clip_44: np.ndarray) -> np.ndarray:
     """V4 float64. Not by torch, whose worker threads go on spinning and take the cores from the kernels."""
     return np.einsum("vk,jk->vj", vertices_V3, world2clip_44[:, :3]) + world2clip_44[:, 3]
+
+
+def _light_map(lighting: LightSource) -> np.ndarray:
+    """RR3 float32 for the kernel; R is 0 where the lights themselves are given."""
+    map_RR3 = lighting.irradiance_map()
+    return np.zeros((0, 0, 3), np.float32) if map_RR3 is None else np.ascontiguousarray(map_RR3, np.float32)
 
 
 def _crop_rows(clip_V4: np.ndarray, first: int, end: int, size: int) -> np.ndarray:

@@ -75,12 +75,33 @@ def _lookup(base_HW3, texels_T3, sizes_L3, linear_256, x, y, level):
 
 
 @kernel
-def _irradiance(lights, nx, ny, nz):
-    """Light arriving at a surface with unit normal n; `lights` is `Lighting.as_array`."""
-    light = lights[1] + (lights[0] - lights[1]) * (0.5 + 0.5 * ny)
-    light += lights[2] * max(0.0, lights[3] * nx + lights[4] * ny + lights[5] * nz)
-    light += lights[6] * max(0.0, lights[7] * nx + lights[8] * ny + lights[9] * nz)
-    return light
+def _light(lights, map_RR3, nx, ny, nz):
+    """Light (r, g, b) on a surface with unit normal n; `lights` is `Lighting.as_array`, used where there is no map."""
+    size = len(map_RR3)
+    if size == 0:
+        light = lights[1] + (lights[0] - lights[1]) * (0.5 + 0.5 * ny)
+        light += lights[2] * max(0.0, lights[3] * nx + lights[4] * ny + lights[5] * nz)
+        light += lights[6] * max(0.0, lights[7] * nx + lights[8] * ny + lights[9] * nz)
+        return light, light, light
+    # The inverse of lighting.octahedral_normals.
+    scale = 1.0 / (abs(nx) + abs(ny) + abs(nz))
+    x, z = nx * scale, nz * scale
+    if ny < 0.0:
+        folded = (1.0 - abs(z)) * (1.0 if x >= 0.0 else -1.0)
+        z = (1.0 - abs(x)) * (1.0 if z >= 0.0 else -1.0)
+        x = folded
+    column = min(max((x + 1.0) * 0.5 * (size - 1), 0.0), size - 1.001)
+    row = min(max((z + 1.0) * 0.5 * (size - 1), 0.0), size - 1.001)
+    c, r = int(column), int(row)
+    fc, fr = column - c, row - r
+    w00, w01, w10, w11 = (1 - fr) * (1 - fc), (1 - fr) * fc, fr * (1 - fc), fr * fc
+    red = w00 * map_RR3[r, c, 0] + w01 * map_RR3[r, c + 1, 0]
+    green = w00 * map_RR3[r, c, 1] + w01 * map_RR3[r, c + 1, 1]
+    blue = w00 * map_RR3[r, c, 2] + w01 * map_RR3[r, c + 1, 2]
+    red += w10 * map_RR3[r + 1, c, 0] + w11 * map_RR3[r + 1, c + 1, 0]
+    green += w10 * map_RR3[r + 1, c, 1] + w11 * map_RR3[r + 1, c + 1, 1]
+    blue += w10 * map_RR3[r + 1, c, 2] + w11 * map_RR3[r + 1, c + 1, 2]
+    return red, green, blue
 
 
 @kernel
@@ -110,6 +131,7 @@ def shade_kernel(
     sizes_L3,
     linear_256,
     lights,
+    map_RR3,
     camera_3,
     sample_area,
     out_HW4,
@@ -118,6 +140,8 @@ def shade_kernel(
 
     sample_area: area of one sample in NDC. Mip level at a sample: the projective map from NDC to barycentrics
     has the Jacobian determinant w^3 / det(v_0, v_1, v_2) (rows (x, y, w)), times twice the face's texel area.
+    A pixel whose samples all lie in one face is shaded at every second sample along each axis only, each standing for
+    four: half way between them, with the mip level of their area.
     """
     width = out_HW4.shape[1]
     for row in range(first_row, end_row):
@@ -127,13 +151,27 @@ def shade_kernel(
         for column in range(width):
             red = green = blue = 0.0
             covered = 0
-            for sample in range(samples * samples):
-                y = row * samples + sample // samples
-                x = column * samples + sample % samples
+            shaded = 0
+            first_id = rast_NM4[row * samples, column * samples, 3]
+            step = 1
+            if samples % 2 == 0 and samples > 2 and first_id > 0:
+                step = 2
+                for sample in range(1, samples * samples):
+                    if (
+                        rast_NM4[row * samples + sample // samples, column * samples + sample % samples, 3]
+                        != first_id
+                    ):
+                        step = 1
+                        break
+            side = samples // step
+            for sample in range(side * side):
+                y = row * samples + sample // side * step
+                x = column * samples + sample % side * step
                 face = int(rast_NM4[y, x, 3]) - 1
                 if face < 0:
                     continue
-                covered += 1
+                covered += step * step
+                shaded += 1
                 i0, i1, i2 = faces_F3[face, 0], faces_F3[face, 1], faces_F3[face, 2]
                 if face != previous:
                     previous = face
@@ -149,26 +187,30 @@ def shade_kernel(
                     density = texel_area_F[face] * sample_area / max(abs(det), 1e-30)
                 u = rast_NM4[y, x, 0]
                 v = rast_NM4[y, x, 1]
+                if step == 2:
+                    # All four lie in this face; barycentrics are straight enough within a pixel.
+                    u = np.float32(0.5) * (u + rast_NM4[y + 1, x + 1, 0])
+                    v = np.float32(0.5) * (v + rast_NM4[y + 1, x + 1, 1])
                 t = np.float32(1.0) - u - v
                 nx = u * normals_F33[face, 0, 0] + v * normals_F33[face, 1, 0] + t * normals_F33[face, 2, 0]
                 ny = u * normals_F33[face, 0, 1] + v * normals_F33[face, 1, 1] + t * normals_F33[face, 2, 1]
                 nz = u * normals_F33[face, 0, 2] + v * normals_F33[face, 1, 2] + t * normals_F33[face, 2, 2]
                 scale = sign / max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
-                light = _irradiance(lights, nx * scale, ny * scale, nz * scale)
+                light_r, light_g, light_b = _light(lights, map_RR3, nx * scale, ny * scale, nz * scale)
                 level = 0.0
                 if not flat_F[face] and max_level_F[face] > 0.0:
                     w = u * clip_V4[i0, 3] + v * clip_V4[i1, 3] + t * clip_V4[i2, 3]
-                    texels_per_sample = density * w * w * w
+                    texels_per_sample = density * w * w * w * step * step
                     if texels_per_sample > 1.0:
                         level = min(0.5 * math.log2(texels_per_sample), max_level_F[face])
                 tx = u * texels_F32[face, 0, 0] + v * texels_F32[face, 1, 0] + t * texels_F32[face, 2, 0]
                 ty = u * texels_F32[face, 0, 1] + v * texels_F32[face, 1, 1] + t * texels_F32[face, 2, 1]
                 r, g, b = _lookup(base_HW3, texels_T3, sizes_L3, linear_256, tx, ty, level)
-                red += light * r
-                green += light * g
-                blue += light * b
+                red += light_r * r
+                green += light_g * g
+                blue += light_b * b
             if covered > 0:
-                out_HW4[row, column, 0] = _encode_srgb(red / covered)
-                out_HW4[row, column, 1] = _encode_srgb(green / covered)
-                out_HW4[row, column, 2] = _encode_srgb(blue / covered)
+                out_HW4[row, column, 0] = _encode_srgb(red / shaded)
+                out_HW4[row, column, 1] = _encode_srgb(green / shaded)
+                out_HW4[row, column, 2] = _encode_srgb(blue / shaded)
                 out_HW4[row, column, 3] = np.uint8(255.0 * covered / (samples * samples) + 0.5)
