@@ -15,6 +15,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("components.render.main", "render a folder of meshes into a training data set"),
     "data": ("components.data.main", "merge, describe, check and convert data sets"),
     "train": ("components.train.main", "train a generator; resumes by itself"),
+    "train-job": (
+        "components.train.launch",
+        "train on one or several machines: submit, follow, cancel with the command",
+    ),
     "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
     "interpolate": (

@@ -9,7 +9,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), help="params file")
     parser.add_argument(
-        "--data", type=Path, required=True, help="rendered data set, shards or published layout"
+        "--data",
+        required=True,
+        help="rendered data set: a folder, shards or published layout, or the address of shards such as s3://bucket/folder",
     )
     parser.add_argument(
         "--out",
@@ -30,6 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "training.init_from; a checkpoint in --out goes first",
     )
     parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="local disk that shards of --data are copied to while training has begun; without it only those of an "
+        "address are, to the folder for temporary files",
+    )
+    parser.add_argument(
+        "--cache-gb",
+        type=float,
+        default=50.0,
+        help="at most so much of that disk, for all processes of a machine",
+    )
+    parser.add_argument(
         "--metrics-textfile", type=Path, help="also write the current metrics here as a Prometheus .prom file"
     )
 
@@ -45,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     world = world_from_environment(config.training.rank_timeout_s)
     try:
         start = args.init_from or config.training.init_from
-        trainer = Trainer(config, args.data, args.out, world, None if start is None else Path(start))
+        trainer = Trainer(config, Path(args.data), args.out, world, None if start is None else Path(start))
         if world.is_main:
             print(trainer.summary.describe(), flush=True)
         resumed = trainer.resume(args.restart_on_change)

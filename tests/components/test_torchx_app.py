@@ -25,8 +25,8 @@ def test_the_application_describes_every_node() -> None:
     assert (role.num_replicas, role.resource.gpu) == (2, 4)
     assert role.env["PET_MAX_RESTARTS"] == "5" and role.env["NCCL_DEBUG"] == "WARN"
     (script,) = role.args[1:]
-    assert "--nnodes 2 --nproc_per_node 4" in script
-    assert script.endswith("-m pipelines.cli train --config p.yaml --data d --out o --restart-on-change")
+    assert "--nnodes 2 --nproc_per_node 4" in script and role.name == "trainer"
+    assert script.endswith("-m components.train.rank --config p.yaml --data d --out o --restart-on-change")
     assert [(mount.src, mount.dst_path) for mount in role.mounts] == [("claim", "/data")]
 
 
