@@ -5,9 +5,6 @@ Shape legend: H W pixels
 
 from __future__ import annotations
 
-import base64
-import importlib.metadata
-import io
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from components.report.curves import PANELS, curve_svg
 from components.report.inputs import RunInputs, finite, training_seconds
+from components.report.page_parts import Figure, jpeg_figure, own_version, page_environment, png_figure
 from get3d_model.config import config_to_dict
 from get3d_model.errors import InputError
 
@@ -42,49 +39,36 @@ class MetricRow:
     reading: str
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A picture with its caption. uri: `data:` with the whole picture."""
-
-    caption: str
-    uri: str
-    width: int
-    height: int
-
-
 def report_html(inputs: RunInputs, sheet_HW3: np.ndarray, credits_text: str) -> str:
     """The page. Raises InputError for an image grid that cannot be read."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     identity = inputs.sampler.identity
     svgs = [(panel, curve_svg(panel, inputs.log)) for panel in PANELS]
-    return environment.get_template(TEMPLATE).render(
-        name=inputs.config.name,
-        sheet=_figure(sheet_HW3, "Contact sheet"),
-        facts=_facts(inputs),
-        curves=[(panel, Markup(svg)) for panel, svg in svgs if svg],
-        metric_rows=metric_rows(inputs.metrics),
-        measured=_measured(inputs.metrics),
-        grids=_grids(inputs),
-        data_rows=_data_rows(inputs),
-        rejected=inputs.rejected,
-        changed_settings=inputs.changed_settings,
-        model_rows=[
-            ("Model", identity.name),
-            ("Trained on", f"{identity.kimg:g} kimg"),
-            ("Checkpoint SHA-256", identity.sha256),
-            ("Python", platform.python_version()),
-            ("torch", torch.__version__),
-            ("get3d-pipeline", _own_version()),
-        ],
-        config_yaml=yaml.safe_dump(config_to_dict(inputs.config), sort_keys=False),
-        credits_text=credits_text,
-        credit_files=inputs.credit_files,
+    return (
+        page_environment(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            name=inputs.config.name,
+            sheet=png_figure(sheet_HW3, "Contact sheet"),
+            facts=_facts(inputs),
+            curves=[(panel, Markup(svg)) for panel, svg in svgs if svg],
+            metric_rows=metric_rows(inputs.metrics),
+            measured=_measured(inputs.metrics),
+            grids=_grids(inputs),
+            data_rows=_data_rows(inputs),
+            rejected=inputs.rejected,
+            changed_settings=inputs.changed_settings,
+            model_rows=[
+                ("Model", identity.name),
+                ("Trained on", f"{identity.kimg:g} kimg"),
+                ("Checkpoint SHA-256", identity.sha256),
+                ("Python", platform.python_version()),
+                ("torch", torch.__version__),
+                ("get3d-pipeline", own_version()),
+            ],
+            config_yaml=yaml.safe_dump(config_to_dict(inputs.config), sort_keys=False),
+            credits_text=credits_text,
+            credit_files=inputs.credit_files,
+        )
     )
 
 
@@ -208,29 +192,5 @@ def _grid_figure(path: Path, caption: str) -> Figure:
         raise InputError(f"{path} cannot be read ({error}); delete it, or train again") from None
     if picture.width > GRID_WIDTH:
         size = (GRID_WIDTH, max(1, round(picture.height * GRID_WIDTH / picture.width)))
-        return _jpeg_figure(picture.resize(size, Image.Resampling.LANCZOS), caption)
-    return _figure(np.asarray(picture), caption)
-
-
-def _figure(picture_HW3: np.ndarray, caption: str) -> Figure:
-    image = Image.fromarray(picture_HW3)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return Figure(caption, _data_uri("image/png", buffer.getvalue()), image.width, image.height)
-
-
-def _jpeg_figure(image: Image.Image, caption: str) -> Figure:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return Figure(caption, _data_uri("image/jpeg", buffer.getvalue()), image.width, image.height)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("get3d-pipeline")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return jpeg_figure(picture.resize(size, Image.Resampling.LANCZOS), caption)
+    return png_figure(np.asarray(picture), caption)
