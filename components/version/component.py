@@ -45,7 +45,9 @@ def version(
     from components.version import step
 
     with artifacts.one_line_errors("version"), artifacts.params_file(params) as params_path:
-        outputs = step.outputs(meshes, dataset.path, model.metadata, evaluation.path, repository and repository.path)
+        outputs = step.outputs(
+            meshes, dataset.path, model.metadata, evaluation.path, repository and repository.path
+        )
         result = step.record(git_repository, git_revision, run_id, params_path, outputs, record.path)
     shown = {**result, "deployment": outcome}
     artifacts.write_summary(summary.path, f"Version of run {run_id}", artifacts.table(shown))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,12 @@ def record_version(request: VersionRequest) -> Version:
     state = (request.work or request.out).absolute() / _STATE
     advice = "make space, or name another folder with --work, then run the same command again"
     with clear_disk_errors(state, advice):
-        work = state / "work"
-        # What a killed attempt left. The hashes it found are beside it and are used again.
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        state.mkdir(parents=True, exist_ok=True)
+        # What killed attempts left. The hashes that they found are beside it and are used again. A name of its own,
+        # because git commands of an attempt that was killed may still be at work.
+        for left in state.glob("work-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix="work-", dir=state))
         safe = (local.absolute(), local.absolute() / ".git") if local.exists() else ()
         with pod_environment(state, safe):
             clone = clone_at(repo, request.revision, work / "clone")

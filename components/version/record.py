@@ -6,6 +6,7 @@ neither copied into a work tree nor into a cache.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ def record(
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    # It tells of every lock file; errors come as exceptions.
+    logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         with Repo(str(folder)) as repo:
             return _record(repo, folder, given, params_file, remote, tuple(without), scratch)
@@ -165,7 +168,7 @@ def _transfer(run: _Run, name: str, source: Path | DataPointer, in_git: bool) ->
     else:
         content, sent = run.store.upload(source, leaves_out)
     run.contents[name] = content
-    size = sum(size for _, _, size in content.files) / 1e6
+    size = sum(size or 0 for _, _, size in content.files) / 1e6
     print(f"{name}: {len(content.files)} files, {size:.1f} MB, {sent} objects transferred", flush=True)
 
 
@@ -220,11 +223,11 @@ def _fill_dependencies(run: _Run, stage: Any) -> None:
         elif maker == name:
             dep.hash_info, dep.meta = run.contents[name].hash_info, run.contents[name].meta
         else:
-            source = run.sources.get(maker)
-            inner = name.removeprefix(f"{maker}/")
-            if not isinstance(source, Path) or not (source / inner).exists():
-                raise InputError(f"stage {stage.name} reads {name}, which is not in {source or maker}")
-            content = run.store.hash(source / inner, partial(_left_out, run, name))
+            content = run.contents[maker].part(name.removeprefix(f"{maker}/"))
+            if content is None:
+                raise InputError(
+                    f"stage {stage.name} reads {name}, which is not in {run.sources.get(maker, maker)}"
+                )
             dep.hash_info, dep.meta = content.hash_info, content.meta
 
 

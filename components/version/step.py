@@ -36,6 +36,13 @@ def record(
     from components.version import main
 
     arguments: list[object] = ["--repo", git_repository, "--revision", git_revision, "--run-id", run_id]
-    arguments += ["--params", params, "--out", out, "--outputs", *(f"{name}={path}" for name, path in found.items())]
+    arguments += [
+        "--params",
+        params,
+        "--out",
+        out,
+        "--outputs",
+        *(f"{name}={path}" for name, path in found.items()),
+    ]
     call(main.main, *arguments)
     return read_json(Path(out) / RECORD_FILE)

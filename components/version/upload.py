@@ -23,13 +23,35 @@ _TEMPORARY_SUFFIXES = (".tmp", ".old", ".part")
 class Content:
     """What DVC calls the content of an output. hash_info, meta: DVC's own, as dvc.lock records them.
 
-    files: (name relative to the output, md5, size) of everything in it. listing: the bytes of a folder's own object.
+    files: (name relative to the output, md5, size or None) of everything in it. listing: the bytes of a folder's own
+    object.
     """
 
     hash_info: Any
     meta: Any
-    files: tuple[tuple[str, str, int], ...]
+    files: tuple[tuple[str, str, int | None], ...]
     listing: bytes | None = None
+
+    def part(self, inner: str) -> Content | None:
+        """A file or folder in it, by its relative path; None where there is none."""
+        from dvc_data.hashfile.hash_info import HashInfo
+        from dvc_data.hashfile.meta import Meta
+        from dvc_data.hashfile.tree import Tree
+
+        tree = Tree()
+        for name, md5, size in self.files:
+            if name == inner:
+                return Content(HashInfo("md5", md5), Meta(size=size), (("", md5, size),))
+            if name.startswith(f"{inner}/"):
+                key = tuple(name.removeprefix(f"{inner}/").split("/"))
+                tree.add(key, Meta(size=size), HashInfo("md5", md5))
+        if not len(tree):
+            return None
+        tree.digest()
+        sizes = [meta.size for _, meta, _ in tree]
+        size = None if None in sizes else sum(sizes)
+        files = tuple(("/".join(key), item.value, meta.size) for key, meta, item in tree)
+        return Content(tree.hash_info, Meta(size=size, nfiles=len(tree), isdir=True), files)
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ class RemoteStore:
                 return self._upload_pointed(pointer, files, filesystem)
         content = self.hash(source, ignore)
         local = self.repo.cache.local.fs
-        objects = [_Object(md5, size, local, str(source / name)) for name, md5, size in content.files]
+        objects = [_Object(md5, size or 0, local, str(source / name)) for name, md5, size in content.files]
         before = _stamps(source, content)
         sent = self._send(objects)
         sent += self._send_listing(content)
@@ -113,18 +135,16 @@ class RemoteStore:
 
         with _clear_errors(self):
             try:
-                listed = (
-                    [item.value for _, _, item in Tree.load(self.odb, hash_info)] if hash_info.isdir else []
-                )
+                tree = list(Tree.load(self.odb, hash_info)) if hash_info.isdir else []
             except FileNotFoundError:
-                listed = [hash_info.value]
-            wanted = {*listed, hash_info.value}
+                tree = []
+            wanted = {hash_info.value, *(item.value for _, _, item in tree)}
             there = set(self.odb.oids_exist(list(wanted)))
         if wanted - there:
             raise InputError(
                 f"DVC remote {self.name} ({self.url}) lacks {hash_info.value} of the revision; `dvc push` there first"
             )
-        return Content(hash_info, meta, ())
+        return Content(hash_info, meta, tuple(("/".join(key), item.value, None) for key, _, item in tree))
 
     def _upload_pointed(self, pointer: DataPointer, files: list[Any], filesystem: Any) -> tuple[Content, int]:
         """From one remote to the other; nothing where they are the same."""

@@ -15,7 +15,7 @@ import yaml
 
 from components.version.main import VersionRequest
 
-STEP = '''
+STEP = """
 import json, pathlib, sys, yaml
 params = yaml.safe_load(open("params.yaml"))
 what = sys.argv[1]
@@ -31,7 +31,7 @@ if what == "train":
 if what == "evaluate":
     folder = pathlib.Path("outputs/evaluation"); folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps({"cov": 0.5, "mmd": {"mean": 0.25}, "passed": True}))
-'''
+"""
 PIPELINE = {
     "stages": {
         "render": {
@@ -112,11 +112,10 @@ def make_project(
     (work / ".gitignore").write_text("/data/\n/outputs/\n")
     git(folder, "init", "--quiet", "--bare", "--initial-branch", "main", str(bare))
     git(work, "init", "--quiet", "--initial-branch", "main")
-    with Repo.init(str(work)) as repo:
-        with repo.config.edit() as config:
-            config["core"]["analytics"] = False
-            config["core"]["remote"] = "store"
-            config["remote"]["store"] = {"url": remote_url or str(folder / "remote"), **(remote or {})}
+    with Repo.init(str(work)) as repo, repo.config.edit() as config:
+        config["core"]["analytics"] = False
+        config["core"]["remote"] = "store"
+        config["remote"]["store"] = {"url": remote_url or str(folder / "remote"), **(remote or {})}
     git(work, "add", ".")
     git(work, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "pipeline")
     git(work, "push", "--quiet", str(bare), "main")

@@ -1,0 +1,417 @@
+"""Versions of runs: a real bare git repository, a real DVC remote, and DVC itself as the judge."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.version.main import VERSION_FILE, VersionRequest, main, record_version
+from get3d_model.errors import InputError
+from pipelines.cli import build_parser
+from tests.components.version_project import (
+    OUTPUTS,
+    PARAMS,
+    Project,
+    check_version,
+    git,
+    make_project,
+    read_json,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Made once, because it takes seconds; nobody writes into it."""
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def project(made: Project, tmp_path: Path) -> Project:
+    """A copy with a repository and remote of its own. The remote's path is in the commit, so it is a link there."""
+    shutil.copytree(made.bare, tmp_path / "bare.git")
+    shutil.copytree(made.run, tmp_path / "run")
+    remote = made.folder / "remote"
+    remote.unlink(missing_ok=True)
+    (tmp_path / "remote").mkdir()
+    remote.symlink_to(tmp_path / "remote")
+    return replace(made, folder=tmp_path, bare=tmp_path / "bare.git", run=tmp_path / "run")
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    return {
+        str(p): (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_mode)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_a_fresh_clone_of_a_version_has_nothing_to_do(project: Project) -> None:
+    before = snapshot(project.run)
+    version = record_version(project.request())
+    assert snapshot(project.run) == before
+    clone = check_version(project.bare, "runs/a-1", project.folder)
+    # DVC wrote the same where the stages ran.
+    assert yaml.safe_load((clone / "dvc.lock").read_text()) == project.lock
+    assert yaml.safe_load((clone / "params.yaml").read_text()) == PARAMS
+    for name in OUTPUTS:
+        for path in (
+            (project.run / name).rglob("*") if (project.run / name).is_dir() else [project.run / name]
+        ):
+            if path.is_file():
+                assert (clone / path.relative_to(project.run)).read_bytes() == path.read_bytes()
+    message = git(project.bare, "log", "-1", "--format=%B", "runs/a-1")
+    assert message.splitlines()[0] == "Run a-1"
+    assert {"cov = 0.5", "mmd.mean = 0.25", "best.value = 5"} <= set(message.splitlines())
+    stored = read_json(project.folder / "out" / VERSION_FILE)
+    assert stored["commit"] == version.commit == git(project.bare, "rev-parse", "runs/a-1")
+    assert stored["branch"] == "runs/a-1" and stored["remote"] == "store"
+    assert stored["metrics"] == {"cov": 0.5, "mmd.mean": 0.25, "best.value": 5.0}
+    assert stored["outputs"]["data/rendered"]["files"] == 4
+    assert [p.name for p in (project.folder / "out").iterdir()] == [VERSION_FILE]
+
+
+def test_repeating_changes_nothing(project: Project) -> None:
+    first = record_version(project.request())
+    second = record_version(project.request(message="other words"))
+    assert (first.created, second.created) == (True, False)
+    assert first.commit == second.commit
+    assert project.branches() == ["runs/a-1"] and project.commits("runs/a-1") == 1
+
+
+def test_a_folder_laid_out_like_the_repository(project: Project) -> None:
+    record_version(project.request(outputs=(str(project.run),)))
+    check_version(project.bare, "runs/a-1", project.folder)
+
+
+def test_half_written_files_are_not_recorded(project: Project) -> None:
+    for name in ("outputs/train/.model.17.tmp", "data/rendered/shards/.0.17.tmp.tar"):
+        (project.run / name).write_text("half")
+    (project.run / "outputs/train/.checkpoint.17.tmp").mkdir()
+    (project.run / "outputs/train/.checkpoint.17.tmp/weights").write_text("half")
+    record_version(project.request())
+    clone = check_version(project.bare, "runs/a-1", project.folder)
+    assert yaml.safe_load((clone / "dvc.lock").read_text()) == project.lock
+
+
+def test_an_object_that_arrived_half_is_sent_again(project: Project) -> None:
+    record_version(project.request())
+    largest = max(
+        (project.folder / "remote").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
+    )
+    largest.chmod(0o644)
+    os.truncate(largest, 17)
+    record_version(project.request("a-2"))
+    check_version(project.bare, "runs/a-2", project.folder)
+
+
+def test_a_refused_push_can_be_repeated(project: Project) -> None:
+    before = snapshot(project.run)
+    hook = project.bare / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho quota exceeded >&2\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(InputError, match=r"runs/a-1 cannot be pushed.*run the same command again"):
+        record_version(project.request())
+    assert project.branches() == [] and snapshot(project.run) == before
+    assert not (project.folder / "out" / VERSION_FILE).exists()
+    hook.unlink()
+    assert record_version(project.request()).created
+    check_version(project.bare, "runs/a-1", project.folder)
+
+
+def test_a_branch_with_other_content_stays(project: Project) -> None:
+    first = record_version(project.request())
+    (project.run / "outputs/train/model").write_text("another model")
+    with pytest.raises(InputError, match=r"runs/a-1 .*other content \(it differs in dvc.lock\)"):
+        record_version(project.request())
+    assert git(project.bare, "rev-parse", "runs/a-1") == first.commit
+
+
+def test_a_stage_that_did_not_run(project: Project) -> None:
+    outputs = tuple(f"{name}={project.run / name}" for name in OUTPUTS[:2])
+    with pytest.raises(InputError, match=r"metrics.json of stage evaluate was not given.*--without evaluate"):
+        record_version(project.request(outputs=outputs))
+    version = record_version(project.request(outputs=outputs, without=("evaluate",)))
+    assert version.not_recorded == ("evaluate",)
+    assert version.metrics == {"best.value": 5.0}
+
+
+def test_outputs_of_the_revision_are_kept_where_they_still_fit(project: Project) -> None:
+    """A run that trains on the data set of an earlier version does not have it at hand."""
+    first = record_version(project.request())
+    (project.run / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "training": {"r1_gamma": 20.0}}))
+    (project.run / "outputs/train/model").write_text("20.0")
+    outputs = tuple(f"{name}={project.run / name}" for name in OUTPUTS[1:])
+    request = project.request("a-2", outputs=outputs, revision=first.branch)
+    record_version(request)
+    clone = check_version(project.bare, "runs/a-2", project.folder)
+    assert (clone / "outputs/train/model").read_text() == "20.0"
+    assert (clone / "data/rendered/manifest.json").exists()
+    params = {"render": {"views": 3}, "training": {"r1_gamma": 20.0}}
+    (project.run / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(InputError, match=r"stage render: the revision's outputs were made from other inputs"):
+        record_version(replace(request, run_id="a-3"))
+
+
+def test_an_input_of_the_run_is_recorded_too(project: Project) -> None:
+    """Meshes of one's own: no stage makes them, and a clone elsewhere must get them."""
+    work = project.folder / "edit"
+    git(project.folder, "clone", "--quiet", str(project.bare), str(work))
+    pipeline = yaml.safe_load((work / "dvc.yaml").read_text())
+    pipeline["stages"]["render"]["deps"].append("${meshes.path}")
+    (work / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    (work / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "meshes": {"path": "data/own"}}))
+    git(work, "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "own meshes")
+    git(work, "push", "--quiet", "origin", "main")
+    meshes = project.folder / "elsewhere"
+    meshes.mkdir()
+    (meshes / "car.glb").write_text("car")
+    (project.run / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "meshes": {"path": str(meshes)}}))
+    request = project.request(revision="main")
+    with pytest.raises(InputError, match=r"reads .*elsewhere, which a clone elsewhere does not have"):
+        record_version(request)
+    outputs = (*request.outputs, f"data/own={meshes}")
+    record_version(replace(request, changes=("meshes.path=data/own",), outputs=outputs))
+    clone = check_version(project.bare, "runs/a-1", project.folder)
+    assert (clone / "data/own/car.glb").read_text() == "car"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def set_remote(project: Project, text: str) -> None:
+    """Another `.dvc/config` on the main branch, with a commit of its own."""
+    work = project.folder / "edit"
+    git(project.folder, "clone", "--quiet", str(project.bare), str(work))
+    (work / ".dvc" / "config").write_text(text)
+    git(work, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", "remote")
+    git(work, "push", "--quiet", "origin", "main")
+
+
+def no_repository(project: Project) -> dict[str, Any]:
+    return {"repo": str(project.folder / "nothing.git")}
+
+
+def unreachable_repository(project: Project) -> dict[str, Any]:
+    return {"repo": f"http://someone:secret@127.0.0.1:{closed_port()}/x.git"}
+
+
+def no_remote(project: Project) -> dict[str, Any]:
+    set_remote(project, "[core]\n    analytics = false\n")
+    return {"revision": "main"}
+
+
+def unreachable_ssh(project: Project) -> dict[str, Any]:
+    url = f"ssh://u@127.0.0.1:{closed_port()}/store"
+    set_remote(project, f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n")
+    return {"revision": "main"}
+
+
+def unreachable_s3(project: Project) -> dict[str, Any]:
+    import s3fs
+
+    # Five attempts, twice as far apart each time, are for real networks.
+    s3fs.S3FileSystem.retries = 1
+    address = f"http://127.0.0.1:{closed_port()}"
+    settings = f"url = s3://bucket/x\n    endpointurl = {address}\n    access_key_id = a\n    secret_access_key = b\n"
+    set_remote(project, f"[core]\n    remote = store\n['remote \"store\"']\n    {settings}")
+    return {"revision": "main"}
+
+
+def gone(project: Project) -> dict[str, Any]:
+    shutil.rmtree(project.run / "outputs/train")
+    return {}
+
+
+def empty(project: Project) -> dict[str, Any]:
+    shutil.rmtree(project.run / "outputs/train")
+    (project.run / "outputs/train").mkdir()
+    return {}
+
+
+def with_outputs(*more: str) -> Callable[[Project], dict[str, Any]]:
+    return lambda project: {
+        "outputs": (*project.request().outputs, *(m.format(run=project.run) for m in more))
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (no_repository, ["--repo", "nothing.git", "cannot be cloned"]),
+        (unreachable_repository, ["127.0.0.1", "cannot be cloned"]),
+        (lambda p: {"revision": "0" * 40}, ["--revision", "000", "no such commit, branch or tag"]),
+        (lambda p: {"revision": "--all"}, ["--revision --all", "no such commit"]),
+        (lambda p: {"run_id": "a/../b"}, ["--run-id", "cannot name a branch"]),
+        (lambda p: {"run_id": "-x"}, ["--run-id", "cannot name a branch"]),
+        (lambda p: {"remote": "stroe"}, ["DVC remote stroe", "known are: store"]),
+        (no_remote, ["no default DVC remote", "dvc remote add"]),
+        (unreachable_ssh, ["DVC remote store (ssh://", "untouched", "again"]),
+        (unreachable_s3, ["DVC remote store (s3://bucket/x)", "untouched", "again"]),
+        (gone, ["outputs/train", "is not there"]),
+        (empty, ["outputs/train", "is empty"]),
+        (with_outputs("outputs/trian={run}"), ["outputs/trian", "did you mean outputs/train"]),
+        (with_outputs("/etc=/etc"), ["'/etc' is no path inside the repository"]),
+        (with_outputs("outputs/train={run}"), ["outputs/train twice"]),
+        (lambda p: {"outputs": (str(p.folder / "nowhere"),)}, ["nowhere", "no such folder"]),
+        (
+            lambda p: {"outputs": (str(p.run), f"{OUTPUTS[2]}={p.run}")},
+            ["is a folder, and stage evaluate makes a file"],
+        ),
+        (lambda p: {"without": ("tarin",)}, ["--without tarin", "render, train, evaluate"]),
+        (lambda p: {"without": ("train",)}, ["outputs/train", "left out by --without"]),
+        (lambda p: {"params": p.folder / "no.yaml"}, ["--params", "no.yaml", "cannot be read"]),
+        (lambda p: {"params": p.run / "data/rendered/shards/1.tar"}, ["--params", "is no params file"]),
+        (lambda p: {"changes": ("x",)}, ["--set x", "SECTION.NAME=VALUE"]),
+        (lambda p: {"outputs": ("data/rendered=dvc://x",)}, ["dvc://REPO@REVISION:PATH"]),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    change: Callable[[Project], dict[str, Any]], words: list[str], project: Project
+) -> None:
+    request = project.request(**change(project))
+    before = snapshot(project.run)
+    with pytest.raises(InputError) as caught:
+        record_version(request)
+    message = str(caught.value)
+    assert "\n" not in message and "secret" not in message
+    for word in words:
+        assert word in message
+    assert project.branches() == [] and snapshot(project.run) == before
+
+
+def test_a_full_disk_is_named(project: Project) -> None:
+    """A limit on the size of files stands for the disk: the system refuses the write in the same place."""
+    import resource
+
+    (project.run / "outputs/train/model").write_bytes(os.urandom(3_000_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written or read \(File too large\); make space"):
+            record_version(project.request())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert project.branches() == []
+    record_version(project.request())
+    check_version(project.bare, "runs/a-1", project.folder)
+
+
+# What changes something outside of the process, and so what being killed between could leave behind.
+WRITES = ("os.rename", "os.remove", "os.mkdir", "os.link", "shutil.rmtree", "subprocess.Popen")
+
+
+def run_until(request: VersionRequest, stop_at: int, counter: Path) -> int:
+    """Runs in a fork that kills itself before its write number `stop_at`; returns how the fork ended."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal count
+            flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+            written = flags & (os.O_WRONLY | os.O_RDWR)
+            if event in WRITES or written:
+                count += 1
+                if count == stop_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            record_version(request)
+        except BaseException:
+            os._exit(1)
+        total = count
+        counter.write_text(str(total))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def check_killed_at(project: Project, points: Callable[[int], list[int]]) -> None:
+    counter = project.folder / "count"
+    assert run_until(project.request("whole"), 0, counter) == 0
+    total = int(counter.read_text())
+    assert total > 50
+    for number, point in enumerate(points(total)):
+        request = project.request(f"k-{number}")
+        assert run_until(request, point, counter) == -signal.SIGKILL, point
+        # Either nothing is recorded, or all of it is.
+        if request.run_id in (name.removeprefix("runs/") for name in project.branches()):
+            check_version(project.bare, f"runs/{request.run_id}", project.folder)
+        record_version(request)
+        assert project.commits(f"runs/{request.run_id}") == 1
+        assert (project.folder / "out" / VERSION_FILE).exists()
+        check_version(project.bare, f"runs/{request.run_id}", project.folder)
+        # So that the next one has to transfer again.
+        shutil.rmtree(project.folder / "remote")
+        (project.folder / "remote").mkdir()
+
+
+def test_killed_and_run_again(project: Project) -> None:
+    check_killed_at(project, lambda total: [round(total * part) for part in (0.2, 0.6, 0.95)])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
+def test_in_a_container_without_home_and_user(project: Project) -> None:
+    """As a pod runs it: a number for a user, nothing in the environment, and a repository of somebody else."""
+    # Beside pytest's folders, which only their owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(project.run, folder / "run")
+        set_remote(project, f"[core]\n    remote = s\n['remote \"s\"']\n    url = {folder / 'store'}\n")
+        shutil.copytree(project.bare, folder / "bare.git")
+        subprocess.run(["chmod", "-R", "a+rwX", str(folder / "bare.git")], check=True)
+        for writable in ("out", "store"):
+            (folder / writable).mkdir()
+            (folder / writable).chmod(0o777)
+        there = replace(project, folder=folder, bare=folder / "bare.git", run=folder / "run")
+        child = os.fork()
+        if child == 0:
+            try:
+                os.environ.clear()
+                os.environ["PATH"] = "/usr/bin:/bin"
+                os.setgroups([])
+                os.setgid(23456)
+                os.setuid(23456)
+                os.chdir("/")
+                record_version(there.request("pod", revision="main"))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        subprocess.run(["chown", "-R", "0:0", str(folder)], check=True)
+        assert git(there.bare, "log", "-1", "--format=%an <%ae>", "runs/pod") == "get3d <get3d@localhost>"
+        check_version(there.bare, "runs/pod", folder)
+
+
+def test_the_command(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    request = project.request()
+    words = ["--repo", request.repo, "--revision", "main", "--run-id", "c", "--params", str(request.params)]
+    words += ["--out", str(request.out), "--outputs", *request.outputs, "--message", "Cars, second try"]
+    assert build_parser("version").parse_args(["version", *words]).run_id == "c"
+    assert main(words) == 0
+    assert "runs/c at" in capsys.readouterr().out
+    assert git(project.bare, "log", "-1", "--format=%s", "runs/c") == "Cars, second try"
+    assert main([*words, "--remote", "none"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("get3d version: DVC remote none") and error.count("\n") == 1
