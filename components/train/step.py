@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from components.artifacts import call, numbers, picture, read_json
-from components.validate.main import resolve_init_from
+from components.artifacts import call, numbers, picture, read_json, resolve_init_from
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, sha256_file, write_bytes_atomic
 
@@ -53,26 +52,25 @@ def launch(
     if start is not None:
         # The processes of a job start in another folder.
         settings["training"]["init_from"] = str(resolve_init_from(start))
-    job = out.with_name(f"{out.name}.{JOB_FOLDER}")
-    params = job / PARAMS_FILE
+    params = params_file(out)
     write_bytes_atomic(params, yaml.safe_dump(settings, sort_keys=False).encode())
     arguments: list[object] = ["--config", params, "--data", data, "--out", out]
     arguments += ["--nodes", nodes, "--procs-per-node", procs_per_node, "--scheduler", scheduler]
     if profile:
-        write_bytes_atomic(job / PROFILE_FILE, profile.encode())
-        arguments += ["--profile", job / PROFILE_FILE]
+        write_bytes_atomic(params.with_name(PROFILE_FILE), profile.encode())
+        arguments += ["--profile", params.with_name(PROFILE_FILE)]
     elif scheduler != "local_cwd":
         raise InputError(
             f"scheduler {scheduler} needs a cluster profile; compile the pipeline with --profile"
         )
-    try:
-        from components.train import launch as launcher
-    except ImportError:
-        from components.train import main as launcher
-
-        arguments = arguments[:6]
+    from components.train import launch as launcher
 
     call(launcher.main, *arguments)
+
+
+def params_file(out: Path) -> Path:
+    """The params file of the job that trains into `out`; beside it, because a training's folder is only its own."""
+    return out.with_name(f"{out.name}.{JOB_FOLDER}") / PARAMS_FILE
 
 
 def collect(folder: str, target: str) -> Trained:

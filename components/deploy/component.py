@@ -1,0 +1,36 @@
+"""The Kubeflow interface of deploying: a version goes to the Triton servers that run, or they keep the old one."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.artifacts import BASE_IMAGE
+
+
+@dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+def deploy(
+    repository: dsl.Input[dsl.Model],
+    deployment: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
+    served_repository: str = "",
+    triton_urls: str = "",
+) -> NamedTuple("Deployment", [("outcome", str), ("version", int)]):
+    """Rolls the model out to running servers; a failed smoke test rolls it back and fails this step.
+
+    Args:
+        repository: The exported model repository.
+        deployment: Folder with deploy.json: outcome, version, previous version, reason.
+        summary: The same for people.
+        served_repository: Model repository that Triton serves; empty when nothing is deployed.
+        triton_urls: HOST:PORT of every replica's gRPC, separated by commas.
+
+    Returns:
+        outcome: deployed, unchanged, or skipped where no server is configured. version: now served; 0 for none.
+    """
+    from components import artifacts
+    from components.deploy import step
+
+    with artifacts.one_line_errors("deploy"):
+        result = step.deploy(repository.path, served_repository, triton_urls, deployment.path)
+    artifacts.write_summary(summary.path, f"Deployment: {result['outcome']}", artifacts.table(result))
+    return artifacts.named_outputs({"outcome": result["outcome"], "version": int(result.get("version") or 0)})

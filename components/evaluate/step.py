@@ -1,0 +1,60 @@
+"""What the evaluation and gate steps of a pipeline read from the evaluation's folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import picture, read_json
+from get3d_model.errors import InputError
+from get3d_model.files import atomic_path
+
+GENERATOR_FILE = "generator_ema.safetensors"
+REPORT_FILE = "report.html"
+DECISIONS = ("promote", "hold")
+
+
+def weights(model: str) -> Path:
+    """The weight file of a model artifact. Raises InputError."""
+    path = Path(model) / GENERATOR_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no weights in the model artifact; run the training step again")
+    return path
+
+
+def metrics(folder: str) -> dict[str, Any]:
+    return read_json(Path(folder) / "metrics.json")
+
+
+def copy_report(folder: str, target: str) -> None:
+    """Puts the page where the artifact store wants it. Raises InputError when the evaluation wrote none."""
+    source = Path(folder) / REPORT_FILE
+    if not source.is_file():
+        raise InputError(f"{source}: the evaluation wrote no report; run it again")
+    with atomic_path(Path(target)) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def pictures(folder: str) -> list[str]:
+    """Pictures of samples that the evaluation left beside its report, as Markdown."""
+    return [shown for path in sorted(Path(folder).glob("*.png")) if (shown := picture(path))]
+
+
+def verdict(folder: str, promote: str = "auto") -> dict[str, Any]:
+    """{decision, reasons}: that of the gate's file, unless a person has decided. Raises InputError."""
+    path = Path(folder) / "gate.json"
+    found = read_json(path)
+    if found.get("decision") not in DECISIONS:
+        raise InputError(
+            f"{path}: decision must be one of {', '.join(DECISIONS)}, not {found.get('decision')!r}"
+        )
+    decision, reasons = found["decision"], [str(reason) for reason in found.get("reasons", [])]
+    if promote == "always":
+        return {
+            "decision": "promote",
+            "reasons": [f"asked for, whatever the gate says ({decision})", *reasons],
+        }
+    if promote == "never":
+        return {"decision": "hold", "reasons": [f"asked for, whatever the gate says ({decision})", *reasons]}
+    return {"decision": decision, "reasons": reasons}
