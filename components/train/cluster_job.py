@@ -190,6 +190,19 @@ class ClusterJob(ABC):
             ) from error
         wait_gone(lambda: len(self.pods()), self.profile.termination_grace_s + 10.0)
 
+    def cancel_all(self) -> list[str]:
+        """Cancels every job that trains into the same folder, whoever submitted it; returns their names.
+
+        Raises InputError when the cluster refuses or cannot be reached.
+        """
+        names = []
+        for job in self._asked("listing jobs", lambda: self._list(f"{RUN_LABEL}={self.spec.run_id}")):
+            if self._end(job) is None and not job["metadata"].get("deletionTimestamp"):
+                self.name = job["metadata"]["name"]
+                self.cancel()
+                names.append(self.name)
+        return names
+
     def end_rest(self) -> None:  # noqa: B027
         """The cluster ends what is left of a failed job, and keeps it for a look."""
 

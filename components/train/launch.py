@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     with caught_signals(caught):
         local = args.scheduler == "local_cwd"
         alone = _only_one(Path(spec.out), caught) if local and not args.dry_run else contextlib.nullcontext()
-        with alone, contextlib.closing(_job(args.scheduler, spec)) as job:
+        with alone, contextlib.closing(make_job(args.scheduler, spec)) as job:
             if args.dry_run:
                 print(job.describe(), end="")
                 return
@@ -99,7 +99,7 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _job(scheduler: str, spec: JobSpec) -> Any:
+def make_job(scheduler: str, spec: JobSpec) -> Any:
     """The job, not yet submitted; only the libraries of its scheduler are imported."""
     if scheduler == "local_cwd":
         from components.train.local_job import LocalJob
