@@ -1,0 +1,70 @@
+"""Where the steps of the pipeline run on Kubernetes: the cluster profile, applied to a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kfp import dsl, kubernetes
+
+from components.cluster_profile import ClusterProfile
+
+SHM_PATH = "/dev/shm"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a step needs. cpu: processors. memory: Kubernetes quantity. gpus: whole ones.
+
+    node: a whole training node's resources, as the profile has them, instead of these.
+    """
+
+    cpu: str = "1"
+    memory: str = "2Gi"
+    gpus: int = 0
+    node: bool = False
+
+
+def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) -> dsl.PipelineTask:
+    """Gives a task the profile's image, volumes, credentials and resources; without a profile nothing changes.
+
+    Node selector and tolerations are those of GPU nodes, so only tasks with GPUs get them.
+    """
+    if profile is None:
+        return task
+    task.set_container_image(profile.image)
+    kubernetes.set_image_pull_policy(task, profile.image_pull_policy)
+    if profile.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
+    for mount in profile.pvcs:
+        kubernetes.mount_pvc(task, mount.claim, mount.path, mount.sub_path)
+    for name, value in profile.env.items():
+        task.set_env_variable(name, value)
+    for secret in profile.secret_env:
+        kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.env})
+    for key, value in profile.labels.items():
+        kubernetes.add_pod_label(task, key, value)
+    for key, value in profile.annotations.items():
+        kubernetes.add_pod_annotation(task, key, value)
+    if profile.run_as_user is not None:
+        kubernetes.set_security_context(task, run_as_user=profile.run_as_user)
+    _resources(task, profile, needs)
+    return task
+
+
+def _resources(task: dsl.PipelineTask, profile: ClusterProfile, needs: Needs) -> None:
+    cpu, memory = (profile.cpu_text, profile.memory) if needs.node else (needs.cpu, needs.memory)
+    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
+    # Batches travel between a step's processes through it; the default of containers is 64 MiB.
+    kubernetes.empty_dir_mount(
+        task, "shm", SHM_PATH, medium="Memory", size_limit=profile.shm_size if needs.node else "1Gi"
+    )
+    gpus = profile.gpu.count if needs.node else min(needs.gpus, profile.gpu.count)
+    if gpus:
+        task.set_accelerator_type(profile.gpu.resource).set_accelerator_limit(gpus)
+        for key, value in profile.whole_node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for item in profile.tolerations:
+            kubernetes.add_toleration(
+                task, key=item.key or None, operator=item.operator, value=item.value or None,
+                effect=item.effect or None, toleration_seconds=item.toleration_seconds,
+            )  # fmt: skip
