@@ -56,7 +56,6 @@ class PointedFile:
 
     name: str
     md5: str
-    size: int
 
 
 def parse_location(text: str) -> Path | DataPointer:
@@ -137,13 +136,14 @@ def open_pointer(pointer: DataPointer) -> Iterator[tuple[DataPointer, list[Point
             f"{pointer} has content {md5[:12]} now and not {pointer.md5[:12]}; write the pointer anew"
         )
     files = [
-        PointedFile(name.removeprefix(f"/{pointer.path}").lstrip("/"), _hash_of(entry), entry["size"])
+        PointedFile(name.removeprefix(f"/{pointer.path}").lstrip("/"), _hash_of(entry))
         for name, entry in sorted(found.items())
     ]
     for file in files:
         if ".." in Path(file.name).parts or not file.md5:
             raise InputError(f"{pointer}: {file.name!r} is no file that DVC tracks")
-    size = sum(file.size for file in files)
+    # DVC knows the size of a folder and not those of the files in it.
+    size = info.get("size") or _size_of(info) or 0
     with filesystem.repo:
         yield DataPointer(pointer.repo, commit, pointer.path, md5, size, len(files)), files, filesystem
 
@@ -152,10 +152,15 @@ def _hash_of(info: dict[str, Any]) -> str:
     return info.get("md5") or info.get("dvc_info", {}).get("md5") or ""
 
 
+def _size_of(info: dict[str, Any]) -> int | None:
+    entry = info.get("dvc_info", {}).get("entry")
+    return entry.meta.size if entry is not None and entry.meta is not None else None
+
+
 def _fetch(filesystem: Any, pointer: DataPointer, file: PointedFile, folder: Path) -> None:
     """Brings one file to `folder`, unless it is there. Raises InputError."""
     target = folder / file.name if file.name else folder
-    if target.is_file() and target.stat().st_size == file.size and _md5(target) == file.md5:
+    if target.is_file() and _md5(target) == file.md5:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_temporaries(target.parent)

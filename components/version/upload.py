@@ -153,16 +153,26 @@ class RemoteStore:
 
         isdir = pointer.md5.endswith(".dir")
         theirs = filesystem.repo.cloud.get_remote_odb()
-        with _clear_errors(self):
-            listing = theirs.fs.cat_file(theirs.oid_to_path(pointer.md5)) if isdir else None
+        paths = [theirs.oid_to_path(file.md5) for file in files]
+        with _clear_errors(self), ThreadPoolExecutor(_LOOKUPS) as pool:
+            try:
+                sizes = list(pool.map(lambda path: theirs.fs.info(path)["size"], paths))
+                listing = theirs.fs.cat_file(theirs.oid_to_path(pointer.md5)) if isdir else None
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"{pointer}: {error} is not in its DVC remote; `dvc push` there first"
+                ) from None
         content = Content(
             HashInfo("md5", pointer.md5),
-            Meta(size=pointer.size, nfiles=pointer.files if isdir else None, isdir=isdir),
-            tuple((file.name, file.md5, file.size) for file in files),
+            Meta(size=sum(sizes), nfiles=len(files) if isdir else None, isdir=isdir),
+            tuple((file.name, file.md5, size) for file, size in zip(files, sizes, strict=True)),
             listing,
         )
-        sent = self._send([_Object(f.md5, f.size, theirs.fs, theirs.oid_to_path(f.md5)) for f in files])
-        return content, sent + self._send_listing(content)
+        objects = [
+            _Object(file.md5, size, theirs.fs, path)
+            for file, size, path in zip(files, sizes, paths, strict=True)
+        ]
+        return content, self._send(objects) + self._send_listing(content)
 
     def _send_listing(self, content: Content) -> int:
         """The list of a folder's files, which comes after all of them."""
@@ -175,20 +185,23 @@ class RemoteStore:
 
     def _send(self, objects: list[_Object]) -> int:
         """Brings what the remote lacks to it, and looks again; returns how many objects that were."""
-        unique = {item.md5: item for item in objects}
+        unique = list({item.md5: item for item in objects}.values())
         with _clear_errors(self):
-            missing = self._missing(list(unique.values()))
-            if missing:
+            sizes = self._sizes(unique)
+            missing = [item for item, size in zip(unique, sizes, strict=True) if size != item.size]
+            if not missing:
+                return 0
+            for item, size in zip(unique, sizes, strict=True):
                 # What a killed upload left half-written must not be taken for the object.
-                for item in missing:
-                    path = self.odb.oid_to_path(item.md5)
-                    if self.odb.fs.exists(path):
-                        self.odb.fs.remove(path)
-                self._add(missing)
-            if left := self._missing(missing):
-                raise InputError(
-                    f"DVC remote {self.name} ({self.url}): {left[0].path} did not arrive whole; run the same command again"
-                )
+                if size not in (None, item.size):
+                    self.odb.delete(item.md5)
+            self._add(missing)
+            for item, size in zip(missing, self._sizes(missing), strict=True):
+                if size != item.size:
+                    raise InputError(
+                        f"DVC remote {self.name} ({self.url}): {item.path} did not arrive whole ({size} of {item.size}"
+                        " bytes); run the same command again"
+                    )
         return len(missing)
 
     def _add(self, objects: list[_Object]) -> None:
@@ -204,19 +217,17 @@ class RemoteStore:
         if failures:
             raise failures[0]
 
-    def _missing(self, objects: list[_Object]) -> list[_Object]:
-        """Those that the remote does not have in their full size."""
+    def _sizes(self, objects: list[_Object]) -> list[int | None]:
+        """How many bytes of each are in the remote; None where there is nothing."""
 
-        def is_there(item: _Object) -> bool:
+        def size(item: _Object) -> int | None:
             try:
-                return self.odb.fs.info(self.odb.oid_to_path(item.md5))["size"] == item.size
+                return self.odb.fs.info(self.odb.oid_to_path(item.md5))["size"]
             except FileNotFoundError:
-                return False
+                return None
 
         with ThreadPoolExecutor(_LOOKUPS) as pool:
-            return [
-                item for item, found in zip(objects, pool.map(is_there, objects), strict=True) if not found
-            ]
+            return list(pool.map(size, objects))
 
 
 @dataclass(frozen=True)

@@ -224,10 +224,8 @@ def unreachable_ssh(project: Project) -> dict[str, Any]:
 
 
 def unreachable_s3(project: Project) -> dict[str, Any]:
-    import s3fs
-
-    # Five attempts, twice as far apart each time, are for real networks.
-    s3fs.S3FileSystem.retries = 1
+    # Five attempts, each twice as long after the one before, are for real networks.
+    os.environ["AWS_MAX_ATTEMPTS"] = "1"
     address = f"http://127.0.0.1:{closed_port()}"
     settings = f"url = s3://bucket/x\n    endpointurl = {address}\n    access_key_id = a\n    secret_access_key = b\n"
     set_remote(project, f"[core]\n    remote = store\n['remote \"store\"']\n    {settings}")
@@ -283,8 +281,12 @@ def with_outputs(*more: str) -> Callable[[Project], dict[str, Any]]:
     ],
 )
 def test_mistakes_end_in_one_line(
-    change: Callable[[Project], dict[str, Any]], words: list[str], project: Project
+    change: Callable[[Project], dict[str, Any]],
+    words: list[str],
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "")  # restored afterwards, whatever it becomes
     request = project.request(**change(project))
     before = snapshot(project.run)
     with pytest.raises(InputError) as caught:
