@@ -24,7 +24,12 @@ class Given:
         """Where the output `path` lies; None where nobody says."""
         if path in self.by_path:
             return self.by_path[path]
-        return next((root / path for root in self.roots if (root / path).exists()), None)
+        parents = [
+            source / path.removeprefix(f"{folder}/")
+            for folder, source in self.by_path.items()
+            if isinstance(source, Path) and path.startswith(f"{folder}/")
+        ]
+        return next((p for p in (*parents, *(root / path for root in self.roots)) if p.exists()), None)
 
 
 def parse_outputs(words: Iterable[str]) -> Given:
@@ -59,7 +64,7 @@ def check_known(given: Given, outputs: Iterable[str], dependencies: Iterable[str
     outputs, dependencies = set(outputs), set(dependencies)
     inputs = []
     for path in given.by_path:
-        if path in outputs:
+        if any(output == path or output.startswith(f"{path}/") for output in outputs):
             continue
         if path not in dependencies:
             near = difflib.get_close_matches(path, outputs | dependencies, 1)
