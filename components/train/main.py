@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from get3d_model.errors import InputError
+from get3d_model.files import clear_disk_errors
+
+if TYPE_CHECKING:
+    from get3d_model.data.base import SampleSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +66,15 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.training.trainer import Trainer
     from monitoring.tensorboard_sink import TensorBoardSink
 
+    if args.cache_gb < 0:
+        raise InputError(f"--cache-gb must be 0 or more, not {args.cache_gb:g}")
     config = load_config(args.config)
     world = world_from_environment(config.training.rank_timeout_s)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(world.close)
         start = args.init_from or config.training.init_from
-        trainer = Trainer(config, Path(args.data), args.out, world, None if start is None else Path(start))
+        data = stack.enter_context(_opened(args))
+        trainer = Trainer(config, data, args.out, world, None if start is None else Path(start))
         if world.is_main:
             print(trainer.summary.describe(), flush=True)
         resumed = trainer.resume(args.restart_on_change)
@@ -79,8 +94,32 @@ def run(args: argparse.Namespace) -> None:
         checkpoint = trainer.run(sinks)
         if world.is_main:
             print(f"finished: {checkpoint}", flush=True)
-    finally:
-        world.close()
+
+
+@contextlib.contextmanager
+def _opened(args: argparse.Namespace) -> Iterator[Path | SampleSource]:
+    """The data set to train on: a folder, or one that is read where it is and copied to local disk meanwhile."""
+    from get3d_model.data.staged_source import StagedSource
+
+    remote = "://" in args.data
+    if not remote and (args.cache_dir is None or not _in_shards(Path(args.data))):
+        yield Path(args.data)
+        return
+    cache = args.cache_dir or Path(tempfile.gettempdir()) / f"get3d-cache-{os.getuid()}"
+    # Those of torchrun; without it this is the only process.
+    share = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with clear_disk_errors(cache, "make space or access, or give another --cache-dir"):
+        source = StagedSource(
+            args.data, cache, round(args.cache_gb * 1e9), share, lambda line: print(line, flush=True)
+        )
+    with contextlib.closing(source):
+        yield source
+
+
+def _in_shards(folder: Path) -> bool:
+    from get3d_model.data.manifest import MANIFEST_NAME, read_manifest
+
+    return (folder / MANIFEST_NAME).is_file() and bool(read_manifest(folder).shards)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -46,14 +46,18 @@ THREADS_FROM_RESOLUTION = 128
 
 
 def open_source(
-    path: Path, split_files: Mapping[str, Path] | None = None, category: str | None = None
+    path: Path | SampleSource, split_files: Mapping[str, Path] | None = None, category: str | None = None
 ) -> SampleSource:
-    """Opens a data set folder of either layout.
+    """Opens a data set folder of either layout; one that is open already stays as it is.
 
     split_files: one file of shape ids per split; they replace the splits of a manifest.
     category: the folder below img/ to be used, needed only when there are several; `ALL_CATEGORIES` for all.
     Raises InputError for a folder that is missing, of no known layout, or inconsistent.
     """
+    if not isinstance(path, (str, Path)):
+        if split_files:
+            path.splits = read_split_files(split_files)
+        return path
     path = Path(path).absolute()  # so that lazily opened files are found after a change of folder
     if not path.is_dir():
         raise InputError(
@@ -133,7 +137,7 @@ class RenderedDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | SampleSource,
         split: str | None = "train",
         *,
         split_files: Mapping[str, Path] | None = None,

@@ -71,7 +71,7 @@ class DatasetSummary:
 
 
 def preflight(
-    data_dir: Path,
+    data_dir: Path | SampleSource,
     *,
     resolution: int,
     cameras: CameraConfig | None = None,

@@ -16,6 +16,18 @@ from get3d_model.data.manifest import MANIFEST_NAME
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_path, remove_temporaries, sha256_file
 
+_STORE_LIBRARIES = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "gcsfs",
+    "google",
+    "adlfs",
+    "azure",
+    "requests",
+    "urllib3",
+)
+
 
 def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: None) -> int:
     """Copies the finished data set (or part of one) in `folder` to `url`; returns how many files were transferred.
@@ -31,7 +43,7 @@ def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: N
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    with _store(url) as (store, root):
+    with open_store(url) as (store, root):
         there = _list(store, root)
         ours = _hashes(names, lambda name: (folder / name).read_bytes())
         if not ours:
@@ -65,7 +77,7 @@ def pull_dataset(url: str, folder: Path, on_file: Callable[[], None] = lambda: N
     scheme without driver, and trouble with the store.
     """
     folder = Path(folder).absolute()
-    with _store(url) as (store, root):
+    with open_store(url) as (store, root):
         names = _ordered(_list(store, root))
         hashes = _hashes(names, lambda name: store.cat_file(f"{root}/{name}"))
         if not hashes:
@@ -94,7 +106,7 @@ def pull_dataset(url: str, folder: Path, on_file: Callable[[], None] = lambda: N
 
 
 @contextmanager
-def _store(url: str) -> Iterator[tuple[Any, str]]:
+def open_store(url: str) -> Iterator[tuple[Any, str]]:
     """(file system, path in it) of a URL; its errors become InputError."""
     import fsspec
 
@@ -105,8 +117,15 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
         yield store, root.rstrip("/")
     except (ImportError, ValueError) as error:
         raise InputError(f"{url} cannot be opened ({error}); install the driver of its scheme") from error
-    except OSError as error:
+    except Exception as error:
+        if isinstance(error, InputError) or not is_store_error(error):
+            raise
         raise InputError(f"{url}: {error}; check the address, the credentials and the space") from error
+
+
+def is_store_error(error: Exception) -> bool:
+    """Whether a store or the way to it is to blame: drivers pass some errors of their libraries on as they are."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORE_LIBRARIES
 
 
 def _list(store: Any, root: str) -> set[str]:

@@ -36,7 +36,7 @@ class ShardSource:
         """Raises InputError when the manifest does not match the tars on disk (by name and size)."""
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        check_shards(self.path, self.manifest)
+        self._check()
         self.resolution = self.manifest.resolution
         self.splits = {name: list(ids) for name, ids in self.manifest.splits.items()}
         shape_ids = tuple(sorted(self.manifest.shapes))
@@ -63,6 +63,9 @@ class ShardSource:
         self._paths = [str(self.path / stored.file) for stored in self.manifest.shards]
         self._files = _OpenFiles()
 
+    def _check(self) -> None:
+        check_shards(self.path, self.manifest)
+
     @property
     def image_bytes(self) -> int:
         """Of all encoded images together."""
@@ -71,13 +74,17 @@ class ShardSource:
     def read_png(self, index: int) -> bytes:
         length = int(self._length_N[index])
         try:
-            file = self._files.get(self._paths[self._shard_N[index]])
-            content = os.pread(file.fileno(), length, int(self._offset_N[index]))
+            content = self._read(int(self._shard_N[index]), int(self._offset_N[index]), length)
         except OSError as error:
             raise InputError(f"{self.describe(index)} cannot be read ({error}); check the disk") from error
         if len(content) != length:
             raise InputError(f"{self.describe(index)} ends early; render the data set again")
         return content
+
+    def _read(self, shard: int, offset: int, length: int) -> bytes:
+        """These bytes of a tar. Raises OSError."""
+        file = self._files.get(self._paths[shard])  # kept: dropped by another thread, it would be closed
+        return os.pread(file.fileno(), length, offset)
 
     def describe(self, index: int) -> str:
         shard = self.manifest.shards[int(self._shard_N[index])].file

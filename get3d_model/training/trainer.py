@@ -19,7 +19,8 @@ from torch import Tensor
 
 from get3d_model.cameras import camera_distribution
 from get3d_model.config import Config, config_to_dict
-from get3d_model.data.dataset import RenderedDataset, to_training_tensor
+from get3d_model.data.base import SampleSource
+from get3d_model.data.dataset import RenderedDataset, open_source, to_training_tensor
 from get3d_model.data.manifest import MANIFEST_NAME
 from get3d_model.data.preflight import preflight
 from get3d_model.data.sampler import InfiniteSampler
@@ -76,10 +77,16 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, data_dir: Path, out: Path, world: World, init_from: Path | None = None
+        self,
+        config: Config,
+        data: Path | SampleSource,
+        out: Path,
+        world: World,
+        init_from: Path | None = None,
     ) -> None:
         """Checks the data set, builds the networks. Raises InputError.
 
+        data: the folder of the data set, or the data set already open.
         init_from: checkpoint whose weights the run starts from where `resume` finds none in `out`.
         """
         training = config.training
@@ -94,14 +101,15 @@ class Trainer:
             )
         self.config, self.out, self.world = config, Path(out), world
         self.local_batch = training.batch_size // world.size
+        source = open_source(data, category=dataset_category(config.model))
         self.summary = preflight(
-            Path(data_dir),
+            source,
             resolution=config.model.image_resolution,
             cameras=config.cameras,
             category=dataset_category(config.model),
         )
         self.dataset = RenderedDataset(
-            Path(data_dir),
+            source,
             "train",
             category=dataset_category(config.model),
             cache_bytes=CACHE_BYTES,
@@ -120,10 +128,10 @@ class Trainer:
         self.preview = Sampler(
             self.modules.generator_ema, config, identity, self.train.phases.rasterizer, world.device
         )
-        self.validator = Validator(Path(data_dir), config, self.preview)
+        self.validator = Validator(source, config, self.preview)
         if training.early_stopping_patience is not None and not self.validator.images:
             raise InputError(
-                f"training.early_stopping_patience needs a validation metric: {data_dir} has no images in its split "
+                f"training.early_stopping_patience needs a validation metric: {source.path} has no images in its split "
                 "'val', or training.validation_images is 0; set the patience to null"
             )
         self.best = Best(self.validator.metric)

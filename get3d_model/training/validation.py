@@ -19,6 +19,7 @@ from torch import Tensor
 
 from get3d_model.cameras import orbit_camera
 from get3d_model.config import Config
+from get3d_model.data.base import SampleSource
 from get3d_model.data.dataset import RenderedDataset, images_of_split, open_source, to_training_tensor
 from get3d_model.inference import Sampler
 from get3d_model.metrics.swd import SwdReference, image_patches
@@ -32,12 +33,11 @@ KEY = "validation/swd"
 class Validator:
     """Measures the moving average of a generator against held-out views, each seen by that view's own camera."""
 
-    def __init__(self, data_dir: Path, config: Config, sampler: Sampler) -> None:
+    def __init__(self, data: Path | SampleSource, config: Config, sampler: Sampler) -> None:
         """sampler: reads the weights that are measured. `images` is 0 where nothing is held out or wanted."""
         self._config, self._sampler = config, sampler
         self._reference: SwdReference | None = None
-        self._data_dir = Path(data_dir)
-        source = open_source(self._data_dir, category=dataset_category(config.model))
+        self._source = source = open_source(data, category=dataset_category(config.model))
         held_out = len(images_of_split(source, SPLIT)) if SPLIT in source.splits else 0
         self.images = min(config.training.validation_images, held_out)
         self._batch = max(1, min(BATCH, BATCH * 256**2 // config.model.image_resolution**2))
@@ -51,7 +51,7 @@ class Validator:
         """The mean over the levels (`validation/swd`) and each level (`validation/swd_RESOLUTION`)."""
         if self._reference is None:
             self._dataset = RenderedDataset(
-                self._data_dir,
+                self._source,
                 SPLIT,
                 category=dataset_category(self._config.model),
                 threads=self._config.training.data_workers,
