@@ -49,6 +49,12 @@ class MeshesConfig:
 class RenderConfig:
     """How the data set is rendered from the meshes."""
 
+    backend: str = "raster"
+    """raster: our own renderer. blender: the recipe of the published data sets, where Blender is installed."""
+    engine: str = "cycles"
+    """Of Blender: cycles, or eevee, which needs a GPU."""
+    samples: int = 32
+    """Of Blender, per pixel."""
     views: int = 24
     """Views per shape."""
     resolution: int = 1024
@@ -61,6 +67,10 @@ class RenderConfig:
     """Share of the shapes held out for evaluation, where no split files are given."""
 
     def __post_init__(self) -> None:
+        for name, known in (("backend", ("raster", "blender")), ("engine", ("cycles", "eevee"))):
+            value = getattr(self, name)
+            _check(value in known, f"{name} must be {' or '.join(known)}, not {value!r}")
+        _check(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
         _check(self.views >= 1, f"views must be at least 1, not {self.views}")
         _check(
             _power_of_two(self.resolution, 16),
@@ -197,6 +207,12 @@ class TrainingConfig:
     """Of the mean square of FlexiCubes' weights."""
     background: float = 1.0
     """Grey value behind real images, in [-1, 1]."""
+    mirror_images: bool = False
+    """Every real image is also used as a mirror shows it, with its camera mirrored: twice the images of things whose
+    two sides look alike."""
+    balance_groups: bool = True
+    """Near-duplicates (equal vertices, or a group of `get3d render --groups`) together are drawn as often as one shape,
+    so that ten recolours of one car do not count ten times."""
     camera_conditioning: bool = True
     checkpoint_interval_kimg: float = 200.0
     image_interval_kimg: float = 200.0
@@ -335,11 +351,26 @@ class ServingConfig:
     truncation_psi: float = 0.7
     """Default of a request that names none."""
     max_batch_size: int = 8
+    """Meshes that are worked on together, and rows that one request may have."""
+    device: str = "auto"
+    """auto: a GPU where there is one; cpu: never."""
+    instances: int = 1
+    """Processes of the model, which share the CPU cores; on a GPU a second one samples while the first one encodes."""
+    queue_size: int = 64
+    """Requests that may wait; more are refused at once."""
+    queue_timeout_s: float = 60.0
+    """How long a request may wait."""
+    time_limit_s: float = 60.0
+    """How long a batch may take."""
 
     def __post_init__(self) -> None:
         check_texture_resolution(self.texture_resolution)
         check_psi(self.truncation_psi)
-        _check(self.max_batch_size >= 1, f"max_batch_size must be at least 1, not {self.max_batch_size}")
+        for name in ("max_batch_size", "instances", "queue_size"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("queue_timeout_s", "time_limit_s"):
+            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        _check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
 
 
 @dataclass(frozen=True)

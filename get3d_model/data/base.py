@@ -92,7 +92,7 @@ class SampleSource(Protocol):
     """A data set on disk: the shard format or the published layout.
 
     resolution: image height and width in pixels (images are square).
-    splits: shape ids of every split.
+    splits: shape ids of every split. groups: the group of every shape that has near-duplicates, as far as known.
     """
 
     path: Path
@@ -100,6 +100,11 @@ class SampleSource(Protocol):
     table: SampleTable
     resolution: int
     splits: dict[str, list[str]]
+    groups: dict[str, str]
+
+    def stored_resolution(self, index: int) -> int:
+        """Pixels of image `index` as it is stored: `resolution` or a multiple of it."""
+        ...
 
     def read_png(self, index: int) -> bytes:
         """The encoded image `index` of the table. Raises InputError when the file cannot be read."""
@@ -146,6 +151,17 @@ def decode_png(content: bytes, where: Callable[[], str]) -> np.ndarray:
             " because training needs the silhouette in the alpha channel"
         )
     return pixels
+
+
+def shrink_rgba(rgba_HW4: np.ndarray, factor: int) -> np.ndarray:
+    """Every block of `factor` x `factor` pixels averaged; colours count by their alpha, so no dark fringe appears.
+
+    In encoded values, as training blends the background: shrinking before or after that gives the same.
+    """
+    if factor == 1:
+        return rgba_HW4
+    picture = Image.fromarray(rgba_HW4).convert("RGBa").reduce(factor).convert("RGBA")
+    return np.asarray(picture)
 
 
 def table_from_rows(

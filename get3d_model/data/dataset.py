@@ -20,11 +20,13 @@ from get3d_model.data.base import (
     SampleSource,
     decode_png,
     polar_angles_rad,
+    shrink_rgba,
     stack_samples,
 )
 from get3d_model.data.manifest import MANIFEST_NAME, read_manifest
+from get3d_model.data.mixture import MixtureSource, is_mixture, sample_weights
 from get3d_model.data.parts import find_parts
-from get3d_model.data.published import PublishedSource, is_published
+from get3d_model.data.published import ALL_CATEGORIES, PublishedSource, is_published
 from get3d_model.data.sampler import InfiniteSampler
 from get3d_model.data.shard_source import ShardSource
 from get3d_model.data.splits import read_split_files
@@ -50,6 +52,8 @@ def open_source(
 ) -> SampleSource:
     """Opens a data set folder of either layout; one that is open already stays as it is.
 
+    A file is a mixture of data sets, see `mixture.py`.
+
     split_files: one file of shape ids per split; they replace the splits of a manifest.
     category: the folder below img/ to be used, needed only when there are several; `ALL_CATEGORIES` for all.
     Raises InputError for a folder that is missing, of no known layout, or inconsistent.
@@ -58,6 +62,10 @@ def open_source(
         if split_files:
             path.splits = read_split_files(split_files)
         return path
+    if is_mixture(path):
+        if split_files or category not in (None, ALL_CATEGORIES):
+            raise InputError(f"{path} is a mixture, whose data sets have splits and categories of their own")
+        return MixtureSource(Path(path).absolute(), open_source)
     path = Path(path).absolute()  # so that lazily opened files are found after a change of folder
     if not path.is_dir():
         raise InputError(
@@ -114,19 +122,20 @@ def images_of_split(source: SampleSource, split: str) -> np.ndarray:
     return np.flatnonzero(chosen[source.table.shape_N])
 
 
-def read_pixels(source: SampleSource, index: int) -> np.ndarray:
-    """Decoded uint8 (H, W, 4) pixels of an image of the table.
+def read_pixels(source: SampleSource, index: int, resolution: int | None = None) -> np.ndarray:
+    """Decoded uint8 (H, W, 4) pixels of an image of the table, at the source's resolution unless another is given.
 
+    resolution: the stored one divides by it.
     Raises InputError naming the image when it cannot be read or decoded, is not RGBA, or has another size.
     """
     rgba_HW4 = decode_png(source.read_png(index), lambda: source.describe(index))
     height, width = rgba_HW4.shape[:2]
-    if (height, width) != (source.resolution, source.resolution):
+    stored = source.stored_resolution(index)
+    if (height, width) != (stored, stored):
         raise InputError(
-            f"{source.describe(index)} is {width}x{height}, the data set is"
-            f" {source.resolution}x{source.resolution}; render it again"
+            f"{source.describe(index)} is {width}x{height}, the data set is {stored}x{stored}; render it again"
         )
-    return rgba_HW4
+    return shrink_rgba(rgba_HW4, stored // (resolution or source.resolution))
 
 
 class RenderedDataset(torch.utils.data.Dataset):
@@ -144,20 +153,34 @@ class RenderedDataset(torch.utils.data.Dataset):
         category: str | None = None,
         cache_bytes: int = 0,
         threads: int | None = None,
+        resolution: int | None = None,
+        mirror: bool = False,
     ) -> None:
         """Opens the folder; see `open_source` and `select_split` for the arguments and errors.
 
         cache_bytes: decoded images are kept in memory up to this many bytes, in every process that reads.
             What is in stays in: with every sample equally likely, replacing would gain nothing.
         threads: decoding threads of `read_batch`; the number of processors when None.
+        resolution: images are shrunk to it; that of the data set when None, which must be a multiple of it.
+        mirror: every image is there twice, the second time (samples from half of `len` on) as a mirror would show
+            the object: the picture turned left to right, the rotation counted the other way round.
         """
         self.source = open_source(path, split_files, category)
         self.split = split
         self.index_N = select_split(self.source, split)
         table = self.source.table
-        self._angles_N2 = polar_angles_rad(
-            table.rotation_deg_N[self.index_N], table.elevation_deg_N[self.index_N]
-        )
+        rotation_deg_N = table.rotation_deg_N[self.index_N]
+        if mirror:
+            rotation_deg_N = np.concatenate([rotation_deg_N, (360.0 - rotation_deg_N) % 360.0])
+            self.index_N = np.concatenate([self.index_N, self.index_N])
+        self._mirrored_from = len(self.index_N) // 2 if mirror else len(self.index_N)
+        self._angles_N2 = polar_angles_rad(rotation_deg_N, table.elevation_deg_N[self.index_N])
+        self._resolution = resolution or self.source.resolution
+        if self.source.resolution % self._resolution:
+            raise InputError(
+                f"{self.source.path} holds images of {self.source.resolution} pixels, no multiple of"
+                f" {self._resolution}; render it again or change the resolution"
+            )
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
         self._threads = threads or os.cpu_count() or 1
@@ -165,8 +188,8 @@ class RenderedDataset(torch.utils.data.Dataset):
 
     @property
     def resolution(self) -> int:
-        """Image height and width in pixels."""
-        return self.source.resolution
+        """Image height and width in pixels, as samples have them."""
+        return self._resolution
 
     @property
     def class_names(self) -> list[str]:
@@ -178,6 +201,10 @@ class RenderedDataset(torch.utils.data.Dataset):
         """int64 class of every sample, without reading an image."""
         table, number = self.source.table, {name: i for i, name in enumerate(self.class_names)}
         return np.array([number[label] for label in table.labels], np.int64)[table.shape_N[self.index_N]]
+
+    def weights_N(self, balance_groups: bool) -> np.ndarray | None:
+        """For `InfiniteSampler`: see `sample_weights`."""
+        return sample_weights(self.source, self.index_N, balance_groups)
 
     @property
     def shape_ids(self) -> list[str]:
@@ -199,9 +226,12 @@ class RenderedDataset(torch.utils.data.Dataset):
             raise IndexError(f"sample {item} of {len(self)}")
         item = int(item) % len(self)
         index, table = int(self.index_N[item]), self.source.table
+        rgba_4HW = self._pixels_4HW(index)
+        if item >= self._mirrored_from:
+            rgba_4HW = rgba_4HW[:, :, ::-1]
         return Sample(
             # A copy, so that a caller who writes into a sample does not write into the cache.
-            torch.from_numpy(self._pixels_4HW(index).copy()),
+            torch.from_numpy(rgba_4HW.copy()),
             torch.from_numpy(self._angles_N2[item].copy()),
             table.shape_ids[int(table.shape_N[index])],
             int(table.view_N[index]),
@@ -222,7 +252,7 @@ class RenderedDataset(torch.utils.data.Dataset):
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        rgba_4HW = np.ascontiguousarray(read_pixels(self.source, index).transpose(2, 0, 1))
+        rgba_4HW = np.ascontiguousarray(read_pixels(self.source, index, self._resolution).transpose(2, 0, 1))
         if rgba_4HW.nbytes <= self._cache_left:
             self._cache_left -= rgba_4HW.nbytes
             self._cache[index] = rgba_4HW

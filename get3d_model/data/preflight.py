@@ -16,6 +16,7 @@ import numpy as np
 from get3d_model.camera_settings import CameraConfig
 from get3d_model.data.base import SampleSource
 from get3d_model.data.dataset import images_of_split, open_source, read_pixels, select_split
+from get3d_model.data.mixture import MixtureSource
 from get3d_model.data.shard_source import ShardSource
 from get3d_model.data.shards import scan_tar
 from get3d_model.errors import InputError
@@ -91,18 +92,21 @@ def preflight(
     Raises InputError for the first thing that is wrong, naming the path and the fix.
     """
     source = open_source(data_dir, split_files, category)
-    if source.resolution != resolution:
+    if source.resolution % resolution:
         raise InputError(
             f"{source.path} holds images of {source.resolution} pixels, the configuration asks for"
             f" {resolution}; set the resolution to {source.resolution} or render again with"
             f" `--resolution {resolution}`"
         )
     warnings = _check_splits(source, list(splits))
+    if source.resolution != resolution:
+        warnings.append(f"images of {source.resolution} pixels are shrunk to {resolution} while they are read")
     _check_cameras(source)
-    if cameras is not None:
-        warnings += _compare_cameras(source, cameras)
-    if full and isinstance(source, ShardSource):
-        _check_hashes(source)
+    for part in source.sources if isinstance(source, MixtureSource) else [source]:
+        if cameras is not None:
+            warnings += _compare_cameras(part, cameras)
+        if full and isinstance(part, ShardSource):
+            _check_hashes(part)
     chosen = _choose(len(source.table), full, seed)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1, "get3d-preflight") as pool:
         coverage = np.array(list(pool.map(lambda index: _check_image(source, int(index)), chosen)))

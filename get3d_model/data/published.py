@@ -50,6 +50,7 @@ class PublishedSource:
         rows = [row for shape_id in self._folders for row in self._shape_rows(shape_id)]
         self.table, _ = table_from_rows(rows, labels)
         self.resolution = self._first_size()
+        self.groups: dict[str, str] = {}  # nothing says what the shapes were made from
         self.splits = read_split_files(split_files) if split_files else {"train": list(self.table.shape_ids)}
 
     def _shape_rows(self, shape_id: str) -> list[tuple[str, int, float, float]]:
@@ -98,6 +99,9 @@ class PublishedSource:
     def _file(self, index: int) -> Path:
         shape_id = self.table.shape_ids[int(self.table.shape_N[index])]
         return self._folders[shape_id][0] / f"{int(self.table.view_N[index]):03d}.png"
+
+    def stored_resolution(self, index: int) -> int:
+        return self.resolution
 
     def read_png(self, index: int) -> bytes:
         try:

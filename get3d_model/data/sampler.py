@@ -18,7 +18,19 @@ class InfiniteSampler:
     of ranks and the same total batch sees the same samples.
     """
 
-    def __init__(self, dataset_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        dataset_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights_N: np.ndarray | None = None,
+    ) -> None:
+        """weights_N: how often each sample is to be drawn, of any scale; None: once in every epoch.
+
+        With weights an epoch still has as many draws as there are samples. One that is due c times in it is drawn
+        floor(c) or ceil(c) times, on average over the epochs c times.
+        """
         if dataset_size < 1:
             raise ValueError(f"dataset_size must be at least 1, got {dataset_size}")
         if not 0 <= rank < world_size:
@@ -27,6 +39,14 @@ class InfiniteSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self._weights_N = None
+        if weights_N is not None:
+            weights_N = np.asarray(weights_N, np.float64)
+            if weights_N.shape != (dataset_size,) or not (np.isfinite(weights_N) & (weights_N >= 0)).all():
+                raise ValueError(f"expected {dataset_size} finite weights from 0 on, got {weights_N.shape}")
+            if not weights_N.sum() > 0:
+                raise ValueError("the weights must not all be 0")
+            self._weights_N = weights_N * (dataset_size / weights_N.sum())
         self._permutations: dict[int, np.ndarray] = {}
 
     def batch(self, step: int, batch_size: int) -> np.ndarray:
@@ -47,9 +67,19 @@ class InfiniteSampler:
             # but not the same algorithm on top of it, and a resumed run may have another numpy.
             bits = np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
             order_N = np.argsort(bits.random_raw(self.dataset_size), kind="stable").astype(np.int64)
+            if self._weights_N is not None:
+                order_N = self._weighted(order_N, bits)
             # A batch may straddle two epochs; anything older is never asked for again in order.
             self._permutations = {
                 kept: value for kept, value in self._permutations.items() if abs(kept - epoch) == 1
             }
             self._permutations[epoch] = order_N
         return self._permutations[epoch]
+
+    def _weighted(self, order_N: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
+        """Systematic sampling along a random order (Madow 1949), shuffled again so that repetitions lie apart."""
+        total_N = np.cumsum(self._weights_N[order_N])
+        start = (int(bits.random_raw()) >> 11) / 2**53
+        at_N = np.searchsorted(total_N, np.arange(self.dataset_size) + start, side="right")
+        chosen_N = order_N[np.minimum(at_N, self.dataset_size - 1)]
+        return chosen_N[np.argsort(bits.random_raw(self.dataset_size), kind="stable")]

@@ -17,6 +17,7 @@ import numpy as np
 from get3d_model.data.base import SampleTable
 from get3d_model.data.manifest import Manifest, read_manifest
 from get3d_model.data.shards import build_index, member_stem
+from get3d_model.data.splits import split_groups
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
 
@@ -60,6 +61,7 @@ class ShardSource:
                 self.manifest.shapes[shape_id].class_label(self.manifest.category) for shape_id in shape_ids
             ),
         )
+        self.groups = split_groups({key: mesh.marks for key, mesh in self.manifest.shapes.items()})
         self._paths = [str(self.path / stored.file) for stored in self.manifest.shards]
         self._files = _OpenFiles()
 
@@ -70,6 +72,9 @@ class ShardSource:
     def image_bytes(self) -> int:
         """Of all encoded images together."""
         return int(self._length_N.sum())
+
+    def stored_resolution(self, index: int) -> int:
+        return self.resolution
 
     def read_png(self, index: int) -> bytes:
         length = int(self._length_N[index])

@@ -22,9 +22,12 @@ def dataset_category(model: ModelConfig) -> str | None:
     return ALL_CATEGORIES if model.num_classes else None
 
 
-def class_shares(dataset: RenderedDataset, model: ModelConfig) -> Tensor | None:
-    """Share of each class among the images; None for a model without classes.
+def class_shares(
+    dataset: RenderedDataset, model: ModelConfig, weights_N: np.ndarray | None = None
+) -> Tensor | None:
+    """Share of each class among the images that are drawn; None for a model without classes.
 
+    weights_N: how often each image is drawn; None: all as often.
     Raises InputError when the data set has another number of classes than the model, or no image of one.
     """
     if not model.num_classes:
@@ -42,4 +45,5 @@ def class_shares(dataset: RenderedDataset, model: ModelConfig) -> Tensor | None:
             f"{dataset.source.path}: the split {dataset.split!r} has no image of class"
             f" {names[int(count_K.argmin())]!r}; change the split or leave the class out"
         )
-    return torch.from_numpy(count_K / count_K.sum()).float()
+    drawn_K = np.bincount(dataset.classes_N, weights_N, len(names))
+    return torch.from_numpy(drawn_K / drawn_K.sum()).float()

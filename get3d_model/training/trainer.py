@@ -114,10 +114,13 @@ class Trainer:
             category=dataset_category(config.model),
             cache_bytes=CACHE_BYTES,
             threads=training.data_workers,
+            resolution=config.model.image_resolution,
+            mirror=training.mirror_images,
         )
-        shares_K = class_shares(self.dataset, config.model)
+        weights_N = self.dataset.weights_N(training.balance_groups)
+        shares_K = class_shares(self.dataset, config.model, weights_N)
         self.classes_N = None if shares_K is None else torch.from_numpy(self.dataset.classes_N)
-        self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size)
+        self.sampler = InfiniteSampler(len(self.dataset), training.seed, world.rank, world.size, weights_N)
 
         cameras = camera_distribution(config.cameras, torch.from_numpy(self.dataset.angles_N2))
         self.init_from = init_from

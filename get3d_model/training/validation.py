@@ -55,6 +55,7 @@ class Validator:
                 SPLIT,
                 category=dataset_category(self._config.model),
                 threads=self._config.training.data_workers,
+                resolution=self._config.model.image_resolution,
             )
             # Evenly over the shapes and their views.
             self._indices = np.linspace(0, len(self._dataset) - 1, self.images).round().astype(int)
