@@ -11,6 +11,9 @@ def options(params: Path) -> list[str]:
     """The options that decide the pictures. Raises InputError."""
     render = load_config(params).render
     pairs = {
+        "--backend": render.backend,
+        "--engine": render.engine,
+        "--samples": render.samples,
         "--views": render.views,
         "--resolution": render.resolution,
         "--supersample": render.supersample,

@@ -83,7 +83,7 @@ def test_a_missing_parameter_is_noticed() -> None:
 def test_the_stages_pass_each_other_what_they_make() -> None:
     render, train, evaluate, export = map(arguments, ("render", "train", "evaluate", "export"))
     assert str(render.meshes) == str(evaluate.meshes) == PARAMS["meshes"]["path"]
-    assert render.out == train.data == evaluate.data
+    assert str(render.out) == str(train.data) == str(evaluate.data)
     assert train.out == evaluate.checkpoint == export.checkpoint
     assert render.resolution == PARAMS["model"]["image_resolution"]
     for args in (train, evaluate, export):
