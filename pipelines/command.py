@@ -43,6 +43,7 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
     add("--workspace", help="default of the parameter workspace; the profile's first volume unless given")
     add("--render-parallelism", type=int, default=0, help="render jobs at a time; 0: all")
     add("--retries", type=int, default=2, help="of the steps that are safe to repeat")
+    add("--no-cache", action="store_true", help="run every step, also those that did the same before")
 
 
 def add_parameters(parser: argparse.ArgumentParser, local: bool) -> None:
@@ -104,7 +105,6 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         "--pipeline-root", help="where artifacts go, such as s3://bucket/path; the cluster's own unless given"
     )
     add("--service-account", help="of the steps' pods; the profile's unless given")
-    add("--no-cache", action="store_true", help="run every step, also those that did the same before")
     add("--no-follow", action="store_true", help="do not wait for the end of the run")
     add("--timeout-s", type=float, default=0.0, help="stop waiting after so long; 0: never. The run goes on")
     add("--poll-s", type=float, default=5.0, help="seconds between two looks at the run")

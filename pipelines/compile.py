@@ -30,6 +30,7 @@ def options_from(args: argparse.Namespace) -> PipelineOptions:
         scheduler=scheduler,
         render_parallelism=args.render_parallelism,
         retries=args.retries,
+        caching=not args.no_cache,
         workspace=workspace or PipelineOptions.workspace,
     )
 

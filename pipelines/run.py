@@ -27,6 +27,7 @@ from components.artifacts import WATCHED_PROCESS, run_folder
 from components.finish.main import OUTCOME_FILE, finish
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
+from pipelines.parameters import arguments_from
 
 STOP_TIMEOUT_S = 20.0
 _COLOUR = re.compile(r"\x1b\[\d+m")
@@ -143,37 +144,6 @@ def run_pipeline(args: argparse.Namespace) -> None:
 
 def _new_run_id() -> str:
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def arguments_from(args: argparse.Namespace) -> dict[str, Any]:
-    """The pipeline's parameters that the command line gives. Raises InputError."""
-    import json
-
-    from components.validate.main import override, read_params
-
-    given: dict[str, Any] = {}
-    if args.params is not None:
-        path = Path(args.params)
-        # As text: the steps may run where this file is not. A preset goes by its name.
-        given["params"] = path.read_text() if path.is_file() else args.params
-        read_params(given["params"])
-    if args.set:
-        given["overrides"] = json.dumps(dict(override(item) for item in args.set))
-    for name in (
-        "meshes",
-        "shards",
-        "nodes",
-        "procs_per_node",
-        "promote",
-        "served_repository",
-        "triton_urls",
-    ):
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
-    for name in ("git_repository", "git_revision", "run_id"):
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
-    return given
 
 
 def _execute(args: argparse.Namespace, workspace: Path, run_id: str) -> str:

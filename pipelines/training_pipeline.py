@@ -40,12 +40,14 @@ class PipelineOptions:
 
     scheduler: where training runs: local_cwd (in the step's own pod, with the profile's GPUs), kubernetes (a Volcano
     job), indexed-job. render_parallelism: jobs at a time; 0: all. retries: of the steps that are safe to repeat.
+    caching: False: every step runs every time.
     """
 
     profile: ClusterProfile | None = None
     scheduler: str = "local_cwd"
     render_parallelism: int = 0
     retries: int = 2
+    caching: bool = True
     workspace: str = "/workspace"
 
     def __post_init__(self) -> None:
@@ -207,6 +209,8 @@ def _render_graph(options: PipelineOptions) -> dsl.graph_component.GraphComponen
 
 def _safe(options: PipelineOptions, task: dsl.PipelineTask, needs: Needs = LIGHT) -> dsl.PipelineTask:
     """A step that may run twice: it continues, or writes the same again."""
+    if not options.caching:
+        task.set_caching_options(False)
     if options.retries:
         task.set_retry(
             options.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s"
