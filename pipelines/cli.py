@@ -43,6 +43,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
     "version": ("components.version.main", "record a run as a git branch with its data in the DVC remote"),
+    "validate": ("components.validate.main", "check what a pipeline run is given, before anything starts"),
+    "pipeline": ("pipelines.command", "the Kubeflow pipeline: compile it, run it on this machine, submit it"),
     "doctor": (
         "pipelines.doctor",
         "what is installed, which backends work, what is missing and how to get it",
