@@ -111,16 +111,11 @@ def local_folder(location: Path | DataPointer, cache: Path | None = None) -> Pat
 @contextmanager
 def open_pointer(pointer: DataPointer) -> Iterator[tuple[DataPointer, list[PointedFile], Any]]:
     """(the pointer with commit, hash and size; its files; DVC's file system at that commit). Raises InputError."""
-    # Loading DVC takes a second, and most callers have a folder.
-    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    repo = str(Path(pointer.repo).absolute()) if Path(pointer.repo).exists() else pointer.repo
     try:
-        # From the commit, also where the repository is a folder with a work tree.
-        filesystem = DVCFileSystem(url=repo, rev=pointer.revision)
+        filesystem = open_dvc(pointer.repo, pointer.revision)
         info = filesystem.info(f"/{pointer.path}")
         found = filesystem.find(f"/{pointer.path}", detail=True)
         commit = filesystem.repo.get_rev()
@@ -146,6 +141,16 @@ def open_pointer(pointer: DataPointer) -> Iterator[tuple[DataPointer, list[Point
     size = info.get("size") or _size_of(info) or 0
     with filesystem.repo:
         yield DataPointer(pointer.repo, commit, pointer.path, md5, size, len(files)), files, filesystem
+
+
+def open_dvc(repo: str, revision: str) -> Any:
+    """DVC's file system of a repository, which is a URL or a folder, at a revision."""
+    # Loading DVC takes a second, and most callers have a folder.
+    from dvc.api import DVCFileSystem
+
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    # From the commit, also where the repository is a folder with a work tree.
+    return DVCFileSystem(url=str(Path(repo).absolute()) if Path(repo).exists() else repo, rev=revision)
 
 
 def _hash_of(info: dict[str, Any]) -> str:

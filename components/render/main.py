@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.data.pointer import local_folder, parse_location
+
 if TYPE_CHECKING:
     from components.render.job import RenderReport
     from components.render.settings import RenderOptions
@@ -25,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "meshes",
-        type=Path,
+        type=parse_location,
         metavar="MESHES",
-        help="folder, searched recursively for meshes, or a .zip of one",
+        help="folder, searched recursively for meshes, a .zip of one, or a data pointer (dvc://REPO@REV:PATH)",
     )
     add("out", type=Path, metavar="OUT", help="folder of the data set")
     add("--views", type=int, default=24, help="images per shape (default: %(default)s)")
@@ -165,7 +167,7 @@ def run(args: argparse.Namespace) -> None:
         axes=Axes(args.up, args.front),
     )
     options = RenderOptions(
-        args.meshes,
+        local_folder(args.meshes),
         args.out,
         pixels,
         workers=args.workers,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.data.pointer import DataPointer, parse_location
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors
 
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from components.train.curves import write_curves
     from get3d_model.config import load_config
     from get3d_model.training.distributed import world_from_environment
     from get3d_model.training.sink import JsonLinesSink, MetricSink
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
                 sinks.append(TextfileSink(args.metrics_textfile, config.name))
         checkpoint = trainer.run(sinks)
         if world.is_main:
+            write_curves(args.out)
             print(f"finished: {checkpoint}", flush=True)
 
 
@@ -101,6 +104,12 @@ def _opened(args: argparse.Namespace) -> Iterator[Path | SampleSource]:
     """The data set to train on: a folder, or one that is read where it is and copied to local disk meanwhile."""
     from get3d_model.data.staged_source import StagedSource
 
+    location = parse_location(args.data)
+    if isinstance(location, DataPointer):
+        from components.data.pointer_filesystem import address, register
+
+        register()
+        args.data = address(location)
     remote = "://" in args.data
     if not remote and (args.cache_dir is None or not _in_shards(Path(args.data))):
         yield Path(args.data)
