@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull.add_argument("url", metavar="URL", help="where `push` put it")
     pull.add_argument("dir", type=Path, metavar="DIR", help="what is there already is not copied again")
 
+    pointer = actions.add_parser("pointer", help="write a file that stands for data in a DVC repository")
+    pointer.add_argument("source", metavar="dvc://REPO@REV:PATH", help="what DVC tracks at PATH")
+    pointer.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.json", help="with the commit and the content's hash"
+    )
+
 
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say. Raises InputError for bad input, and for a data set with problems."""
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         "convert": _convert,
         "push": _push,
         "pull": _pull,
+        "pointer": _pointer,
     }
     actions[args.action](args)
 
@@ -146,6 +153,18 @@ def _pull(args: argparse.Namespace) -> None:
     ):
         count = pull_dataset(args.url, args.dir, progress.advance)
     print(f"{args.dir}: {count} files transferred")
+
+
+def _pointer(args: argparse.Namespace) -> None:
+    from components.data.pointer import DataPointer, open_pointer, parse_location
+    from get3d_model.files import write_json_atomic
+
+    location = parse_location(args.source)
+    if not isinstance(location, DataPointer) or args.out.suffix != ".json":
+        raise InputError(f"{args.source}: give dvc://REPO@REVISION:PATH, and a file that ends in .json")
+    with open_pointer(location) as (resolved, _, _):
+        write_json_atomic(args.out, resolved.to_json())
+    print(f"{args.out}: {resolved}, {resolved.files} files, {resolved.size / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> None:
