@@ -37,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--category", help="folder of all shapes below img/; one per class unless given")
     convert.add_argument("--shapes-per-shard", type=int, help="about half a GiB of them unless given")
 
+    sheet = actions.add_parser("sheet", help="pictures of a data set on one sheet")
+    sheet.add_argument(
+        "dir", type=Path, metavar="DIR", help="shards, the published layout, or a mixture file"
+    )
+    sheet.add_argument("out", type=Path, metavar="OUT.png", help="the sheet")
+    sheet.add_argument("--shapes", type=int, default=24, help="at most, evenly spread (default: %(default)s)")
+    sheet.add_argument("--views", type=int, default=4, help="of each shape (default: %(default)s)")
+    sheet.add_argument("--size", type=int, default=128, help="of a picture, pixels (default: %(default)s)")
+    sheet.add_argument("--columns", type=int, default=2, help="shapes side by side (default: %(default)s)")
+    sheet.add_argument("--split", help="only shapes of this split, such as val")
+
     push = actions.add_parser("push", help="copy a finished data set or part to an object store")
     push.add_argument("dir", type=Path, metavar="DIR", help="shards with their manifest")
     push.add_argument(
@@ -61,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
         "stats": _stats,
         "verify": _verify,
         "convert": _convert,
+        "sheet": _sheet,
         "push": _push,
         "pull": _pull,
         "pointer": _pointer,
@@ -131,6 +143,28 @@ def _convert(args: argparse.Namespace) -> None:
             on_shape=progress.advance,
         )
     print(f"{args.out}: {len(manifest.shapes)} shapes in the {args.to} layout")
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    from get3d_model.data.sheet import write_sheet
+    from get3d_model.files import clear_disk_errors
+
+    for name in ("shapes", "views", "columns"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if not 16 <= args.size <= 1024:
+        raise InputError(f"--size must be 16 to 1024, not {args.size}")
+    with clear_disk_errors(args.out.parent, "make space or access, then try again"):
+        count = write_sheet(
+            args.dir,
+            args.out,
+            shapes=args.shapes,
+            views=args.views,
+            size=args.size,
+            columns=args.columns,
+            split=args.split,
+        )
+    print(f"{args.out}: {count} shapes of {args.dir}")
 
 
 def _push(args: argparse.Namespace) -> None:

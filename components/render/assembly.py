@@ -6,13 +6,14 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from components.render.folder import NOTES_NAME, OutputFolder, Plan
-from components.render.inputs import SPLIT_NAMES, MeshFile
+from components.render.folder import OutputFolder, Plan
+from components.render.inputs import MeshFile
 from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.data.manifest import Manifest, Part, SourceMesh, write_manifest
-from get3d_model.data.parts import REJECTED_NAME
+from get3d_model.data.parts import NOTES_NAME, REJECTED_NAME, SPLITS_FOLDER
 from get3d_model.data.published import write_published_files
 from get3d_model.data.shards import annotate_piece, assemble_shards, decode_piece, read_pieces
+from get3d_model.data.splits import SPLIT_NAMES, write_split_files
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 
 
@@ -143,15 +144,14 @@ def write_split_lists(root: Path, options: RenderOptions, splits: dict[str, list
 
     Other readers of the published layout know no manifest, so there they stand beside the images as well.
     """
-    for folder in (root / "splits", root) if options.writes_published else (root / "splits",):
-        folder.mkdir(parents=True, exist_ok=True)
+    write_split_files(root / SPLITS_FOLDER, splits)
+    if options.writes_published:
         for name in SPLIT_NAMES:
-            ids = splits.get(name, [])
-            if ids or (folder == root and name in splits):
-                content = "".join(f"{shape_id}\n" for shape_id in ids).encode()
-                write_bytes_atomic(folder / f"{name}.txt", content)
+            if name in splits:
+                content = "".join(f"{shape_id}\n" for shape_id in splits[name]).encode()
+                write_bytes_atomic(root / f"{name}.txt", content)
             else:
-                (folder / f"{name}.txt").unlink(missing_ok=True)
+                (root / f"{name}.txt").unlink(missing_ok=True)
 
 
 def read_rejected(out: Path) -> dict[str, str]:

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, read_manifest
-from get3d_model.data.parts import REJECTED_NAME, Shard, find_parts
+from get3d_model.data.parts import NOTES_NAME, REJECTED_NAME, SPLITS_FOLDER, Shard, find_parts
 from get3d_model.data.shards import INDEX_NAME
 from get3d_model.errors import InputError
 from get3d_model.files import remove_temporaries, write_bytes_atomic, write_json_atomic
 
-NOTES_NAME = "notes.json"
 # Everything that a run may put into OUT, the manifest excepted, which goes first and comes last.
 MANAGED = (
     "shards",
@@ -35,7 +34,7 @@ MANAGED = (
     "train.txt",
     "val.txt",
     "test.txt",
-    "splits",
+    SPLITS_FOLDER,
     REJECTED_NAME,
     NOTES_NAME,
 )
@@ -157,7 +156,8 @@ def part_folder(out: Path, shard: Shard) -> Path:
     """
     if shard.whole:
         return Path(out)
-    ours = {MANIFEST_NAME, INDEX_NAME, REJECTED_NAME, "lost+found", *(path.name for path in find_parts(out))}
+    merged = (MANIFEST_NAME, INDEX_NAME, REJECTED_NAME, NOTES_NAME, SPLITS_FOLDER)
+    ours = {*merged, "lost+found", *(path.name for path in find_parts(out))}
     entries = sorted(path.name for path in Path(out).iterdir()) if Path(out).is_dir() else []
     foreign = [name for name in entries if not (name in ours or name.startswith("."))]
     if foreign or ".partial" in entries:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from components.render.shapenet import shapenet_names
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
-from get3d_model.data.splits import hash_split, read_split_files
+from get3d_model.data.splits import SPLIT_NAMES, hash_split, read_split_files
 from get3d_model.errors import InputError
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-SPLIT_NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     OUT/part-00003-of-00016/     what job 3 of 16 has made: a data set in the shard format of its own
     OUT/manifest.json            of the whole, made by `merge_parts`; its shards lie in the parts' folders
     OUT/index.npy                the parts' indices, one after the other
-    OUT/rejected.json            the parts' reports together
+    OUT/rejected.json            the parts' reports together; so is OUT/notes.json, where a part has one
+    OUT/splits/train.txt ...     the splits of the whole
 
 Which part a shape belongs to is a pure function of its id and the number of parts. Parts count from 0, as
 Kubernetes' JOB_COMPLETION_INDEX, a rank and the shards of TFRecord (`name-00000-of-00016`) do.
@@ -27,11 +28,13 @@ import numpy as np
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, Part, read_manifest, write_manifest
 from get3d_model.data.shard_source import check_shards, load_index
 from get3d_model.data.shards import INDEX_DTYPE, write_index
-from get3d_model.data.splits import hash_split, split_groups
+from get3d_model.data.splits import hash_split, split_groups, write_split_files
 from get3d_model.errors import InputError
 from get3d_model.files import remove_temporaries, write_json_atomic
 
 REJECTED_NAME = "rejected.json"
+NOTES_NAME = "notes.json"
+SPLITS_FOLDER = "splits"
 _PART_NAME = re.compile(r"part-\d{5,}-of-\d{5,}")
 _NAMES_IN_MESSAGE = 8
 
@@ -88,15 +91,16 @@ def find_parts(root: Path) -> list[Path]:
 def merge_parts(root: Path, parts: Sequence[Path] | None = None) -> Manifest:
     """Makes the parts in `root` one data set and returns its manifest, which is written last.
 
-    parts: the part folders; all of `root` when None. Writes index.npy, rejected.json and manifest.json;
-    reads the same three of every part, and the sizes of its tars.
+    parts: the part folders; all of `root` when None. Writes index.npy, rejected.json, notes.json, splits/ and
+    manifest.json; reads the same of every part (no splits), and the sizes of its tars.
     Raises InputError when a part is missing, unfinished or twice there, lies outside of `root`, or when
     parts differ in their settings or in the list of meshes they were made from.
     """
     root = Path(root).absolute()
     folders = _folders(root, parts)
     with _locked(root):
-        remove_temporaries(root)  # of a merge that was killed
+        for folder in (root, root / SPLITS_FOLDER):
+            remove_temporaries(folder)  # of a merge that was killed
         return _merge(root, folders)
 
 
@@ -117,7 +121,8 @@ def _merge(root: Path, folders: list[str]) -> Manifest:
     shapes = {key: mesh for folder in ordered for key, mesh in manifests[folder].shapes.items()}
     if not shapes:
         raise InputError(f"the parts in {root} hold no shape at all; see their {REJECTED_NAME}")
-    reports = {folder: _read_json(root / folder / REJECTED_NAME) for folder in ordered}
+    reports = _read_all(root, ordered, REJECTED_NAME)
+    notes = _read_all(root, ordered, NOTES_NAME)
     merged = replace(
         first,
         part=None,
@@ -135,9 +140,12 @@ def _merge(root: Path, folders: list[str]) -> Manifest:
     # A manifest beside another one's index must never be seen.
     (root / MANIFEST_NAME).unlink(missing_ok=True)
     merged = replace(merged, index=write_index(root, index_N))
-    write_json_atomic(
-        root / REJECTED_NAME, {key: entry for report in reports.values() for key, entry in report.items()}
-    )
+    write_json_atomic(root / REJECTED_NAME, reports)
+    if notes:
+        write_json_atomic(root / NOTES_NAME, notes)
+    else:
+        (root / NOTES_NAME).unlink(missing_ok=True)
+    write_split_files(root / SPLITS_FOLDER, merged.splits)
     write_manifest(root, merged)
     return merged
 
@@ -270,6 +278,11 @@ def _merge_index(root: Path, shape_ids: list[str], manifests: dict[str, Manifest
         shards += len(manifest.shards)
         rows.append(index_N)
     return np.concatenate(rows)
+
+
+def _read_all(root: Path, folders: list[str], name: str) -> dict[str, Any]:
+    """The entries of a file of every part, by shape id."""
+    return {key: entry for folder in folders for key, entry in _read_json(root / folder / name).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from get3d_model.errors import InputError
+from get3d_model.files import write_bytes_atomic
+
+SPLIT_NAMES = ("train", "val", "test")
 
 
 def read_split_file(path: Path) -> list[str]:
@@ -27,6 +30,18 @@ def read_split_file(path: Path) -> list[str]:
         repeated = sorted({shape_id for shape_id in ids if ids.count(shape_id) > 1})
         raise InputError(f"split file {path} lists {repeated[0]!r} more than once; remove the repetition")
     return ids
+
+
+def write_split_files(folder: Path, splits: Mapping[str, Iterable[str]]) -> None:
+    """One `<split>.txt` for every split that names a shape, as `read_split_files` takes them; old ones go."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted({*SPLIT_NAMES, *splits}):
+        ids = list(splits.get(name, ()))
+        if ids:
+            write_bytes_atomic(folder / f"{name}.txt", "".join(f"{shape_id}\n" for shape_id in ids).encode())
+        else:
+            (folder / f"{name}.txt").unlink(missing_ok=True)
 
 
 def read_split_files(files: Mapping[str, Path]) -> dict[str, list[str]]:
