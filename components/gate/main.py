@@ -1,0 +1,49 @@
+"""`get3d gate`: goes on where the evaluation lets the model through, and stops with status 2 where it does not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from get3d_model.errors import InputError
+
+PROMOTE = ("auto", "always", "never")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--evaluation", type=Path, required=True, help="folder of `get3d evaluate`, with gate.json"
+    )
+    parser.add_argument(
+        "--promote",
+        choices=PROMOTE,
+        default="auto",
+        help="auto: the thresholds of the evaluation decide (evaluation.thresholds in the params file)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises InputError where the model is held."""
+    from components.evaluate.step import verdict
+
+    found = verdict(str(args.evaluation), args.promote)
+    reasons = "; ".join(found["reasons"])
+    if found["decision"] != "promote":
+        raise InputError(f"the model is held: {reasons}; train better, or change evaluation.thresholds")
+    print(f"promoted: {reasons}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="get3d gate", description=__doc__)
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except InputError as error:
+        print(f"get3d gate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
