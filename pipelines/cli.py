@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "train on one or several machines: submit, follow, cancel with the command",
     ),
     "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
+    "gate": ("components.gate.main", "stop where the evaluation holds the model back"),
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
     "interpolate": (
         "components.generate.interpolate",
