@@ -77,6 +77,13 @@ def encode_png(picture_HW3: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
 
 
+def encode_rgba_png(picture_HW4: np.ndarray) -> bytes:
+    """A PNG of uint8 RGBA; the same picture gives the same bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture_HW4), "RGBA").save(stream, format="PNG", compress_level=3)
+    return stream.getvalue()
+
+
 def _encode_jpeg(picture_HW3: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture_HW3).save(stream, format="JPEG", quality=JPEG_QUALITY, subsampling=0)

@@ -30,7 +30,7 @@ from get3d_model.rendering.grid_atlas import GridAtlas
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.rendering.texture_bake import BakeJob, PendingBake, started_bakes, to_bytes
 from get3d_model.rendering.uv_atlas import UvAtlas
-from get3d_model.types import Camera, ColoredMesh, PackedMeshes, TexturedMesh
+from get3d_model.types import Camera, ColoredMesh, GeometryOutput, PackedMeshes, TexturedMesh
 from get3d_model.weights import load_module
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -74,6 +74,11 @@ class Shapes:
     empty_B: Tensor
     planes_tex: Tensor
     ws_tex_BLD: Tensor
+
+    def single(self, index: int) -> Shapes:
+        """Shape `index` as a batch of its own."""
+        one = slice(index, index + 1)
+        return Shapes(self.meshes.single(index), self.empty_B[one], self.planes_tex[one], self.ws_tex_BLD[one])
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -148,7 +153,12 @@ class Sampler:
         load_module(generator, tensors, file)
         class_names = tuple((description.get("dataset") or {}).get("classes", ()))
         identity = ModelIdentity(config.name, description["kimg"], sha256_file(file), class_names)
-        return cls(generator, config, identity, make_rasterizer(device), device, atlas)
+        return cls(generator, config, identity, cls.rasterizer_for(device), device, atlas)
+
+    @staticmethod
+    def rasterizer_for(device: torch.device) -> Rasterizer | None:
+        """What a loaded sampler renders with. Raises InputError."""
+        return make_rasterizer(device)
 
     def styles(
         self,
@@ -218,13 +228,18 @@ class Sampler:
     @torch.no_grad()
     def shapes(self, styles: Styles) -> Shapes:
         """Networks and isosurface extraction, once for the whole batch."""
+        geometry, planes_tex, ws_tex = self.networks(styles)
+        meshes = self.generator.synthesis.extractor.surface(geometry).meshes
+        return Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+
+    @torch.no_grad()
+    def networks(self, styles: Styles) -> tuple[GeometryOutput, Tensor, Tensor]:
+        """(geometry, planes_tex, ws_tex_BLD): everything of `shapes` whose sizes do not depend on the shapes."""
         ws_geo, ws_tex = self.generator.broadcast(styles.w_geo_BD, styles.w_tex_BD)
         synthesis = self.generator.synthesis
         ws_tex = synthesis.texture_styles(ws_geo, ws_tex)
         planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
-        geometry = synthesis.geometry(planes_geo, ws_geo)
-        meshes = synthesis.extractor.surface(geometry).meshes
-        return Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+        return synthesis.geometry(planes_geo, ws_geo), planes_tex, ws_tex
 
     @torch.no_grad()
     def point_colors(self, shapes: Shapes, index: int, points_T3: Tensor) -> Tensor:
@@ -312,9 +327,12 @@ class Sampler:
 
         RGB is the image over the training background, alpha the antialiased silhouette.
         """
-        shapes = self.shapes(styles)
-        synthesis = self.generator.synthesis
-        output = synthesis.render(
+        return self.picture(self.shapes(styles), camera, resolution)
+
+    @torch.no_grad()
+    def picture(self, shapes: Shapes, camera: Camera, resolution: int | None = None) -> np.ndarray:
+        """As `render`, of shapes that are there already."""
+        output = self.generator.synthesis.render(
             self.rasterizer, shapes.meshes, camera, shapes.planes_tex, shapes.ws_tex_BLD, resolution
         )
         rgb = ((output.rgb_B3HW.clamp(-1, 1) + 1) * 127.5).round()

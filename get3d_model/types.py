@@ -88,6 +88,17 @@ class PackedMeshes:
             faces_F3.to(torch.int32).cpu().numpy(),
         )
 
+    def single(self, index: int) -> PackedMeshes:
+        """Mesh `index` as a batch of its own."""
+        first_vertex, vertices = self.vertex_ranges_B2[index].tolist()
+        first_face, faces = self.face_ranges_B2[index].tolist()
+        return PackedMeshes(
+            self.vertices_V3[first_vertex : first_vertex + vertices],
+            self.faces_F3[first_face : first_face + faces] - first_vertex,
+            self.vertex_ranges_B2.new_tensor([[0, vertices]]),
+            self.face_ranges_B2.new_tensor([[0, faces]]),
+        )
+
     def to_host(self) -> list[Mesh]:
         """All meshes, with one copy from the device for the whole batch."""
         vertices_V3 = self.vertices_V3.detach().float().cpu().numpy()
@@ -131,6 +142,10 @@ class Camera:
 
     def __len__(self) -> int:
         return self.rotation_rad_B.shape[0]
+
+    def to(self, device: torch.device) -> Camera:
+        """The same cameras there."""
+        return Camera(*(value.to(device) for value in vars(self).values()))
 
     def __getitem__(self, index: slice | Tensor) -> Camera:
         return Camera(

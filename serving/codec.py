@@ -52,6 +52,7 @@ __all__ = [
     "SampleRequest",
     "SampleResponse",
     "TensorSpec",
+    "check_size",
     "consecutive",
     "decode_requests",
     "decode_responses",
@@ -152,6 +153,20 @@ def consecutive(request: SampleRequest, count: int) -> list[SampleRequest]:
     if request.seed + count - 1 > MAX_SEED:
         raise InputError(f"seed {request.seed} with count {count} passes the largest seed, {MAX_SEED}")
     return [replace(request, seed=request.seed + index) for index in range(count)]
+
+
+def check_size(request: SampleRequest) -> None:
+    """Raises InputError where the answer to a request with all its fields given may pass MAX_RESPONSE_BYTES."""
+    most = 0
+    if request.delivers("mesh") and request.color != "vertex":
+        most += 3 * request.texture_resolution**2
+    if request.delivers("preview"):
+        most += 4 * request.preview_frames * request.preview_resolution**2
+    if most > MAX_RESPONSE_BYTES:
+        raise InputError(
+            f"the answer may take {most >> 20} MiB, more than {MAX_RESPONSE_BYTES >> 20}; lower preview_frames, "
+            "preview_resolution or texture_resolution"
+        )
 
 
 @dataclass(frozen=True)

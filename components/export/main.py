@@ -1,41 +1,48 @@
 """Export: a checkpoint becomes an immutable version of a Triton model repository.
 
-A version appears whole or not at all, and only after the written copy has made the same mesh as its source.
+A version appears whole or not at all, and only after the written copy has made the same mesh as its source, and the
+exported programs the same values as the modules.
 Nothing written depends on the time or the machine, so that DVC can track the repository.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 from serving.codec import MODEL_NAME, SampleRequest
-from serving.reference import REFERENCE_FILE, REFERENCE_MESH_FILE, write_reference
+from serving.reference import write_reference
 from serving.repository import (
     CARD_FILE,
     CONFIG_FILE,
     MODEL_FILE,
     TEMPLATE_DIR,
     Defaults,
+    Limits,
     ModelCard,
+    Origin,
     file_hashes,
+    read_model_card,
     render_config,
     versions,
 )
 
 DISTRIBUTION = "get3d-pipeline"
 CHECK_SEED = 0
+UNTOLD = Origin()
 CHECK_TEXTURE_RESOLUTION = 128
 
 
@@ -49,13 +56,19 @@ class Exported:
 
 
 def export(
-    checkpoint: Path, repository: Path, version: int | None = None, config: Config | None = None
+    checkpoint: Path,
+    repository: Path,
+    version: int | None = None,
+    config: Config | None = None,
+    origin: Origin = UNTOLD,
+    onnx: bool = True,
 ) -> Exported:
     """Writes `checkpoint` as a version of `repository`; None: the one that is the same, or the next.
 
-    config: whose serving section sets defaults and batch size; None: the one the model was trained with.
-    Raises InputError for a checkpoint that is missing, damaged or not finite, a version number below 1, and a
-    version that exists with other content.
+    config: whose serving section sets defaults and limits; None: the one the model was trained with.
+    origin: what the checkpoint itself does not tell. onnx: whether the networks are written as ONNX, too.
+    Raises InputError for a checkpoint that is missing, damaged or not finite, a version number below 1, a version
+    that exists with other content, and an exported form that differs too much from the modules.
     """
     # Here and not above, so that `get3d export --help` does not wait for torch.
     import torch
@@ -84,6 +97,7 @@ def export(
         else:
             shutil.copyfile(source, staged / GENERATOR_FILE)
         shutil.copyfile(TEMPLATE_DIR / MODEL_FILE, staged / MODEL_FILE)
+        limits = Limits(serving.time_limit_s, serving.queue_size, serving.queue_timeout_s)
         card = ModelCard(
             name=trained.name,
             checkpoint_sha256=sha256_file(staged / GENERATOR_FILE),
@@ -93,14 +107,18 @@ def export(
             max_batch_size=serving.max_batch_size,
             package_version=package_version(DISTRIBUTION),
             files=file_hashes(staged),
+            limits=limits,
+            origin=_origin(origin, description),
         )
-        write_json_atomic(staged / CARD_FILE, card.to_json())
-        number, exists = _choose_version(Path(repository), version, file_hashes(staged))
+        number, exists = _choose_version(Path(repository), version, card)
         folder = model_folder / str(number)
         if not exists:
             _check_same_mesh(source, staged)
+            card = _with_programs(card, staged, onnx)
+            write_json_atomic(staged / CARD_FILE, card.to_json())
             _write_reference(staged, serving.truncation_psi, serving.texture_resolution)
-        write_bytes_atomic(model_folder / CONFIG_FILE, render_config(serving.max_batch_size).encode())
+        text = render_config(serving.max_batch_size, limits, serving.instances, serving.device)
+        write_bytes_atomic(model_folder / CONFIG_FILE, text.encode())
         if not exists:
             try:
                 # Fails when another export has made the version meanwhile.
@@ -110,6 +128,30 @@ def export(
                     f"{folder}: has just been written by another export; run this again"
                 ) from None
     return Exported(folder, number, not exists)
+
+
+def _origin(given: Origin, description: dict[str, Any]) -> Origin:
+    """What was given, completed by what the checkpoint says."""
+    sha256 = (description.get("dataset") or {}).get("sha256") or description.get("dataset_sha256")
+    return replace(
+        given,
+        dataset_sha256=given.dataset_sha256 or sha256,
+        training_commit=given.training_commit or description.get("training_commit"),
+    )
+
+
+def _with_programs(card: ModelCard, staged: Path, onnx: bool) -> ModelCard:
+    """Writes the networks' programs, and completes the card by them."""
+    from components.export.programs import write_programs
+    from get3d_model.inference import Sampler
+
+    generator = Sampler.load(staged).generator
+    checks = write_programs(generator, staged, onnx)
+    parameters = {
+        "mapping": sum(p.numel() for m in (generator.mapping, generator.mapping_geo) for p in m.parameters()),
+        "synthesis": sum(p.numel() for p in generator.synthesis.parameters()),
+    }
+    return replace(card, files=file_hashes(staged), parameters=parameters, checks=checks)
 
 
 @contextmanager
@@ -124,29 +166,38 @@ def _staging_folder(model_folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _choose_version(repository: Path, wanted: int | None, content: dict[str, str]) -> tuple[int, bool]:
-    """(version, whether it stands there already with this content)."""
+def _choose_version(repository: Path, wanted: int | None, card: ModelCard) -> tuple[int, bool]:
+    """(version, whether it stands there already). `card` has what the version is made from, and nothing derived:
+    programs and reference sample, which another version of torch or another machine writes differently."""
     existing = versions(repository)
     for number in [wanted] if wanted is not None else reversed(existing):
         if number in existing:
             folder = repository / MODEL_NAME / str(number)
-            # Another machine rounds differently, and its reference sample is as good.
-            present = {
-                name: sha256
-                for name, sha256 in file_hashes(folder).items()
-                if name not in (REFERENCE_FILE, REFERENCE_MESH_FILE)
-            }
-            if present == content:
+            differing = _differing(folder, card)
+            if not differing:
                 return number, True
             if wanted is not None:
-                differing = sorted(
-                    n for n in present.keys() | content.keys() if present.get(n) != content.get(n)
-                )
                 raise InputError(
                     f"{folder}: exists with other content ({', '.join(differing)}), which never changes; "
                     f"leave out --version, or use {existing[-1] + 1}"
                 )
     return wanted or (existing[-1] + 1 if existing else 1), False
+
+
+def _differing(folder: Path, card: ModelCard) -> list[str]:
+    """Files of a version that are not what `card` would be exported as."""
+    present = file_hashes(folder)
+    differing = [name for name, sha256 in card.files.items() if present.get(name) != sha256]
+    try:
+        existing = read_model_card(folder)
+        derived = {"files": card.files, "parameters": card.parameters, "checks": card.checks}
+        if replace(existing, **derived) != card or any(
+            present.get(name) != sha256 for name, sha256 in existing.files.items()
+        ):
+            differing.append(CARD_FILE)
+    except InputError:
+        differing.append(CARD_FILE)
+    return sorted(differing)
 
 
 def _check_same_mesh(source: Path, staged: Path) -> None:
@@ -169,10 +220,11 @@ def _check_mesh(checkpoint: Path) -> bytes:
 
 def _write_reference(staged: Path, psi: float, texture_resolution: int) -> None:
     """The sample that a roll-out compares every server's with."""
-    from get3d_model.inference import Sampler, with_extras
+    from get3d_model.inference import with_extras
     from get3d_model.mesh_io import mesh_bytes
+    from get3d_model.stable_sampler import StableSampler
 
-    sampler = Sampler.load(staged)
+    sampler = StableSampler.load_exported(staged)
     request = SampleRequest(CHECK_SEED, psi, texture_resolution, "glb")
     (mesh,) = sampler.generate([CHECK_SEED], psi, texture_resolution)
     write_reference(staged, request, mesh_bytes(with_extras(mesh, sampler.extras(CHECK_SEED, psi)), "glb"))
@@ -189,11 +241,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, help="params file with the serving section to use; none: as trained"
     )
+    parser.add_argument("--metrics", type=Path, help="JSON of the evaluation, for the model card")
+    parser.add_argument("--training-commit", help="commit of the code that trained, for the model card")
+    parser.add_argument("--licence", help="terms of the weights, for the model card")
+    parser.add_argument("--credits", type=Path, help="text file with whom to name, for the model card")
+    parser.add_argument(
+        "--no-onnx",
+        dest="onnx",
+        action="store_false",
+        help="leave out the networks as ONNX (the server needs none)",
+    )
+
+
+def _read(path: Path, option: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {path}: cannot be read ({error})") from None
 
 
 def run(args: argparse.Namespace) -> None:
     config = load_config(args.config) if args.config else None
-    exported = export(args.checkpoint, args.repository, args.version, config)
+    origin = Origin(
+        training_commit=args.training_commit,
+        metrics=_read(args.metrics, "--metrics", json.loads) if args.metrics else {},
+        licence=args.licence,
+        credits=_read(args.credits, "--credits", str) if args.credits else None,
+    )
+    exported = export(args.checkpoint, args.repository, args.version, config, origin, args.onnx)
     state = "written" if exported.created else "up to date"
     print(f"{exported.folder}: version {exported.version} {state}")
     print(f"serve it with: get3d serve --repository {args.repository}")

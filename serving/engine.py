@@ -1,0 +1,387 @@
+"""Requests in, files out: what the served model does between Triton's call and its answer. Knows nothing of Triton.
+
+All rows of a dynamic batch are worked on together. On a CPU every row has a worker of its own, from its networks to
+its encoded file, and a row that is alone gets the idle workers for its texture. On a GPU networks run row after row
+without waiting for the host, extraction runs once for all, and the workers unwrap, texture and encode. A row's bytes
+depend neither on its company nor on the number of workers (see `get3d_model.stable_sampler`).
+Before every stage a row of a request that was cancelled, or took too long, stops; a bad request fails alone.
+
+Shape legend: T points
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from get3d_model.cameras import turntable
+from get3d_model.decimation import decimated
+from get3d_model.errors import InputError
+from get3d_model.image_codec import encode_rgba_png
+from get3d_model.inference import POINTS_AT_A_TIME, Shapes, Styles
+from get3d_model.limits import MIN_TEXTURE_RESOLUTION
+from get3d_model.mesh_io import is_watertight, mesh_bytes
+from get3d_model.rendering.texels import needed_texels, texture_of
+from get3d_model.rendering.texture_bake import to_bytes
+from get3d_model.stable_sampler import StableSampler
+from get3d_model.types import ColoredMesh, Mesh, TexturedMesh
+from serving.codec import (
+    COLORED_FORMATS,
+    FORMAT_SUFFIX,
+    SampleMetadata,
+    SampleRequest,
+    SampleResponse,
+    check_size,
+)
+from serving.latent_rows import class_number, styles_of
+from serving.repository import ModelCard
+from serving.tensors import MIN_TRIANGLES
+
+PREVIEW_DEFAULTS = {
+    "preview_resolution": 256,
+    "preview_azimuth_deg": 30.0,
+    "preview_elevation_deg": 18.0,
+    "preview_frames": 1,
+}
+Observe = Callable[[str, float], None]
+
+
+class Stopped(Exception):
+    """A request whose answer nobody waits for any more. reason: "cancelled" or "timeout"."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request. is_cancelled: whether its client has gone. time_limit_s: from the start of its batch."""
+
+    rows: Sequence[SampleRequest]
+    is_cancelled: Callable[[], bool] = lambda: False
+    time_limit_s: float = math.inf
+
+
+@dataclass
+class _State:
+    """What becomes of a job."""
+
+    job: Job
+    deadline: float
+    error: Exception | None = None
+    answers: list[SampleResponse | None] = field(default_factory=list)
+
+    def check(self, stage: str) -> None:
+        """Raises Stopped, or whatever another row of the job failed with."""
+        if self.error is not None:
+            raise self.error
+        if self.job.is_cancelled():
+            raise Stopped("cancelled", f"cancelled by the client before the stage {stage}")
+        if time.monotonic() > self.deadline:
+            raise Stopped(
+                "timeout",
+                f"took longer than the limit of {self.job.time_limit_s:g} s (it was before the stage {stage}); ask for "
+                "fewer rows, texels or preview frames",
+            )
+
+
+@dataclass
+class _Row:
+    """One mesh on its way. shapes: a batch of one, once it is there."""
+
+    state: _State
+    index: int
+    request: SampleRequest
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    shapes: Shapes | None = None
+
+
+class Engine:
+    """Samples with `sampler` on `workers` threads.
+
+    defaults: for the fields of `SampleRequest` that a request leaves out. model_version: for the metadata.
+    observe: called with (stage, seconds).
+    """
+
+    def __init__(
+        self,
+        sampler: StableSampler,
+        defaults: dict[str, Any],
+        model_version: str,
+        workers: int,
+        observe: Observe = lambda stage, seconds: None,
+    ) -> None:
+        self.sampler = sampler
+        self.defaults = {**PREVIEW_DEFAULTS, "deliver": "mesh", "color": "texture", **defaults}
+        self.version = model_version
+        self.workers = workers
+        self.observe = observe
+        self.on_cpu = sampler.device.type == "cpu"
+        self._rows = ThreadPoolExecutor(workers, "rows")
+        # Of its own: a row that waits for its points must not keep a worker from them.
+        self._points = ThreadPoolExecutor(workers, "points")
+
+    def warm_up(self) -> None:
+        """Compiles everything that requests may ask for. Raises what they would."""
+        classes = {"class_name": "0"} if self.sampler.generator.num_classes else {}
+        common = {"seed": 0, "texture_resolution": MIN_TEXTURE_RESOLUTION, **classes}
+        rows = [SampleRequest(file_format=name, **common) for name in FORMAT_SUFFIX]
+        rows += [SampleRequest(file_format=name, color="vertex", **common) for name in COLORED_FORMATS]
+        rows.append(SampleRequest(target_triangles=MIN_TRIANGLES, **common))
+        if self.sampler.rasterizer is not None:
+            rows.append(SampleRequest(deliver="latent,preview", **common))
+        for outcome in self.run([Job([row]) for row in rows]):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def close(self) -> None:
+        for pool in (self._rows, self._points):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, jobs: Sequence[Job]) -> list[list[SampleResponse] | Exception]:
+        """The answers of every job, or what it failed with; never raises for a job."""
+        started = time.monotonic()
+        states = [_State(job, started + job.time_limit_s) for job in jobs]
+        rows = [row for state in states for row in self._accepted(state)]
+        if not self.on_cpu:
+            rows = self._run_networks(rows)
+        threads = max(1, self.workers // max(1, len(rows)))
+        futures = [self._rows.submit(self._finish, row, len(rows), threads) for row in rows]
+        wait(futures)
+        for row, future in zip(rows, futures, strict=True):
+            if (error := future.exception()) is not None and row.state.error is None:
+                row.state.error = error
+        return [state.answers if state.error is None else state.error for state in states]
+
+    def _accepted(self, state: _State) -> list[_Row]:
+        try:
+            rows = [
+                _Row(state, index, self._with_defaults(request))
+                for index, request in enumerate(state.job.rows)
+            ]
+        except Exception as error:
+            state.error = error
+            return []
+        state.answers = [None] * len(rows)
+        return rows
+
+    def _with_defaults(self, request: SampleRequest) -> SampleRequest:
+        filled = replace(
+            request,
+            **{name: value for name, value in self.defaults.items() if getattr(request, name) is None},
+        )
+        check_size(filled)
+        if filled.delivers("preview") and self.sampler.rasterizer is None:
+            raise InputError(
+                "this server has no rasteriser, so it makes no previews; leave preview out of deliver"
+            )
+        class_number(self.sampler, filled)
+        return filled
+
+    def _run_networks(self, rows: list[_Row]) -> list[_Row]:
+        """Networks and extraction of a whole batch on a GPU; the rows that go on, with their shapes."""
+        alive, styles = [], []
+        with self._stage("networks", rows):
+            for row in rows:
+                try:
+                    row.state.check("networks")
+                    styles.append(styles_of(self.sampler, row.request))
+                    alive.append(row)
+                except Exception as error:
+                    row.state.error = row.state.error or error
+            if not alive:
+                return []
+            geometry, planes_tex, ws_tex = self.sampler.networks(
+                Styles(torch.cat([s.w_geo_BD for s in styles]), torch.cat([s.w_tex_BD for s in styles]))
+            )
+            torch.cuda.synchronize(self.sampler.device)  # so that the time is the networks' own
+        with self._stage("extraction", alive), torch.no_grad():
+            meshes = self.sampler.generator.synthesis.extractor.surface(geometry).meshes
+            shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+            for index, row in enumerate(alive):
+                row.shapes = shapes.single(index)
+        return alive
+
+    def _finish(self, row: _Row, batch_size: int, threads: int) -> None:
+        """Everything of one row, on a worker."""
+        try:
+            with torch.no_grad():
+                answer = self._answer(row, batch_size, threads)
+        except Exception as error:
+            # The other rows of the request stop, too.
+            row.state.error = row.state.error or error
+        else:
+            row.state.answers[row.index] = answer
+
+    def _answer(self, row: _Row, batch_size: int, threads: int) -> SampleResponse:
+        request, sampler = row.request, self.sampler
+        if row.shapes is None:
+            row.state.check("networks")
+            with self._stage("networks", [row]):
+                styles = styles_of(sampler, request)
+                geometry, planes_tex, ws_tex = sampler.networks(styles)
+            row.state.check("extraction")
+            with self._stage("extraction", [row]):
+                meshes = sampler.generator.synthesis.extractor.surface(geometry).meshes
+                row.shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+        latents = self._latents(row) if request.delivers("latent") else (None, None)
+        previews = self._previews(row) if request.delivers("preview") else ()
+        content, facts = b"", {"vertices": 0, "faces": 0}
+        if request.delivers("mesh"):
+            content, facts = self._mesh(row, threads)
+        identity = sampler.identity
+        metadata = SampleMetadata(
+            seed=list(request.seed) if isinstance(request.seed, tuple) else request.seed,
+            truncation_psi=request.truncation_psi,
+            texture_resolution=request.texture_resolution,
+            file_format=request.file_format,
+            empty=bool(row.shapes.empty_B[0]),
+            bytes=len(content),
+            model=identity.name,
+            version=self.version,
+            kimg=identity.kimg,
+            checkpoint_sha256=identity.sha256,
+            batch_size=batch_size,
+            milliseconds=row.milliseconds,
+            color=request.color,
+            class_name=self._class_name(request),
+            **facts,
+        )
+        return SampleResponse(content, metadata, previews, *latents)
+
+    def _mesh(self, row: _Row, threads: int) -> tuple[bytes, dict[str, Any]]:
+        """(file, what the metadata says of the mesh)."""
+        request = row.request
+        mesh = full = row.shapes.meshes.to_host()[0]
+        if request.target_triangles is not None:
+            row.state.check("decimation")
+            with self._stage("decimation", [row]):
+                mesh = decimated(full, request.target_triangles)
+        colored = self._textured if request.color == "texture" else self._colored
+        result = replace(colored(row, mesh, threads), extras=self._extras(request))
+        row.state.check("encode")
+        with self._stage("encode", [row]):
+            content = mesh_bytes(result, request.file_format)
+            facts = {
+                "vertices": len(result.vertices_V3),
+                "faces": len(result.faces_F3),
+                "watertight": is_watertight(mesh),
+                "triangles_before": None if mesh is full else len(full.faces_F3),
+            }
+        return content, facts
+
+    def _textured(self, row: _Row, mesh: Mesh, threads: int) -> TexturedMesh:
+        resolution = row.request.texture_resolution
+        row.state.check("atlas")
+        with self._stage("atlas", [row]):
+            unwrapped = self.sampler.atlas.unwrap(mesh, resolution)
+            texels = needed_texels(unwrapped, resolution, threads)
+        row.state.check("texture")
+        with self._stage("texture", [row]):
+            color_T3 = self._colors(row, texels.points_T3, threads)
+            texture_HH3 = texture_of(texels, color_T3, resolution)
+        return TexturedMesh(
+            unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
+        )
+
+    def _colored(self, row: _Row, mesh: Mesh, threads: int) -> ColoredMesh:
+        row.state.check("texture")
+        with self._stage("texture", [row]):
+            color_V3 = self._colors(row, mesh.vertices_V3, threads)
+        return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
+
+    def _colors(self, row: _Row, points_T3: np.ndarray, threads: int) -> np.ndarray:
+        """The texture field at points, uint8; in blocks, which do not depend on the number of threads."""
+        if not len(points_T3):
+            return np.zeros((0, 3), np.uint8)
+        blocks = torch.from_numpy(points_T3).split(POINTS_AT_A_TIME[self.sampler.device.type])
+
+        def colors(block_T3: Tensor) -> np.ndarray:
+            block_T3 = block_T3.to(self.sampler.device)
+            return to_bytes(self.sampler.point_colors(row.shapes, 0, block_T3))
+
+        parallel = self.on_cpu and threads > 1 and len(blocks) > 1
+        return np.concatenate(list(self._points.map(colors, blocks) if parallel else map(colors, blocks)))
+
+    def _previews(self, row: _Row) -> tuple[bytes, ...]:
+        request, sampler = row.request, self.sampler
+        orbit = sampler.config.cameras.orbit
+        cameras = turntable(
+            request.preview_frames,
+            math.radians(90.0 - request.preview_elevation_deg),
+            math.radians(request.preview_azimuth_deg),
+            orbit.radius,
+            math.radians(orbit.field_of_view_deg),
+        )
+        pictures = []
+        for index in range(request.preview_frames):
+            row.state.check("preview")
+            with self._stage("preview", [row]):
+                camera = cameras[index : index + 1].to(sampler.device)
+                rgba_1HW4 = sampler.picture(row.shapes, camera, request.preview_resolution)
+                pictures.append(encode_rgba_png(rgba_1HW4[0]))
+        return tuple(pictures)
+
+    def _latents(self, row: _Row) -> tuple[np.ndarray, np.ndarray]:
+        styles = styles_of(self.sampler, row.request)
+        geo, tex = (w_1D[0].float().cpu().numpy() for w_1D in (styles.w_geo_BD, styles.w_tex_BD))
+        return geo, tex
+
+    def _extras(self, request: SampleRequest) -> dict[str, Any]:
+        """What the file says about itself; for a plain seed, what every sampler writes."""
+        number = class_number(self.sampler, request)
+        seed = request.seed if isinstance(request.seed, int) else 0
+        extras = self.sampler.extras(seed, request.truncation_psi, number)
+        if request.seed is None:
+            del extras["seed"]
+        elif isinstance(request.seed, tuple):
+            extras |= {"seed": list(request.seed), "weights": list(request.weights)}
+        if request.seed_tex is not None:
+            extras["texture_seed"] = (
+                list(request.seed_tex) if isinstance(request.seed_tex, tuple) else request.seed_tex
+            )
+        return extras
+
+    def _class_name(self, request: SampleRequest) -> str | None:
+        number, names = class_number(self.sampler, request), self.sampler.identity.class_names
+        if number is None:
+            return None
+        return names[number] if names else str(number)
+
+    @contextmanager
+    def _stage(self, name: str, rows: Sequence[_Row]) -> Iterator[None]:
+        """Observes the duration of the block, and adds it to the rows' own."""
+        start = time.perf_counter()
+        yield
+        duration_s = time.perf_counter() - start
+        self.observe(name, duration_s)
+        for row in rows:
+            row.milliseconds[name] = round(row.milliseconds.get(name, 0.0) + duration_s * 1000.0, 3)
+
+
+def load_engine(
+    folder: Path,
+    card: ModelCard,
+    version: str,
+    device: torch.device,
+    workers: int,
+    observe: Observe = lambda stage, seconds: None,
+) -> Engine:
+    """The engine of a version folder that an export wrote. Raises InputError."""
+    # The workers are the threads: one operation on several would only wait for its slowest.
+    torch.set_num_threads(1)
+    sampler = StableSampler.load_exported(folder, device)
+    if sampler.identity.sha256 != card.checkpoint_sha256:
+        raise InputError(f"{folder}: the weights are not those of the model card; export the model again")
+    return Engine(sampler, vars(card.defaults), version, workers, observe)
