@@ -147,6 +147,8 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
             measured = evaluate(
                 model=trained.outputs["model"], dataset=dataset, meshes=source.outputs["Output"],
                 mesh_fingerprint=settings["mesh_fingerprint"], config=settings["evaluation_config"],
+                production_metrics=settings["production_metrics"],
+                production_fingerprint=settings["production_fingerprint"],
                 code=settings["evaluate_code"],
             )  # fmt: skip
             _safe(options, measured, Needs(cpu="4", memory="16Gi", gpus=1))
@@ -167,7 +169,8 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                 _safe(options, exported, Needs(cpu="2", memory="8Gi"))
                 # Not repeated by itself: a failed smoke test has rolled back, and somebody should look.
                 deployed = deploy(
-                    repository=exported.outputs["repository"], served_repository=served_repository,
+                    repository=exported.outputs["repository"], evaluation=measured.outputs["evaluation"],
+                    production=settings["production"], served_repository=served_repository,
                     triton_urls=triton_urls,
                 )  # fmt: skip
                 place(deployed.set_caching_options(False), profile, LIGHT)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from components.artifacts import call, read_json
-from get3d_model.files import write_json_atomic
+from get3d_model.files import atomic_directory, write_json_atomic
 
 RECORD_FILE = "deploy.json"
+METRICS_FILES = ("metrics.json", "metrics_full.json")
 
 
 def deploy(repository: str, served_repository: str, triton_urls: str, out: str) -> dict[str, Any]:
@@ -31,3 +33,20 @@ def deploy(repository: str, served_repository: str, triton_urls: str, out: str) 
     ]
     call(main.main, *arguments)
     return read_json(Path(out) / RECORD_FILE)
+
+
+def shown(result: dict[str, Any]) -> dict[str, Any]:
+    """What is worth a line of the summary; what every replica said is in the file."""
+    return {
+        key: value for key, value in result.items() if value not in (None, []) and not isinstance(value, dict)
+    }
+
+
+def keep_metrics(evaluation: str, production: str) -> None:
+    """Keeps the metrics of what is now served, for the gate of later runs. production: empty: nothing is served."""
+    if not production:
+        return
+    with atomic_directory(Path(production)) as staged:
+        for name in METRICS_FILES:
+            if (Path(evaluation) / name).is_file():
+                shutil.copyfile(Path(evaluation) / name, staged / name)

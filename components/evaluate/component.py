@@ -18,6 +18,8 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    production_metrics: str = "",
+    production_fingerprint: str = "",
     code: str = "",
 ):
     """Measures the model against held-out meshes and pictures.
@@ -31,7 +33,9 @@ def evaluate(
         evaluation: Folder with metrics.json, gate.json and the report.
         metrics: The metrics; what could not be measured is left out.
         report: Self-contained page with pictures.
-        summary: The metrics as a table.
+        summary: The metrics as a table, and pictures of samples.
+        production_metrics: metrics.json of the model in production, where thresholds compare with it; or empty.
+        production_fingerprint: Changes with that file.
         code: Version of this step's code.
     """
     from components import artifacts
@@ -40,6 +44,8 @@ def evaluate(
     with artifacts.one_line_errors("evaluate"), artifacts.params_file(config) as params:
         data = artifacts.read_pointer(dataset.path)
         arguments = ["--checkpoint", step.weights(model.path), "--data", data, "--meshes", meshes]
+        arguments += ["--production", production_metrics] if production_metrics else []
+        arguments += ["--device", "auto"]
         artifacts.call(main.main, *arguments, "--out", evaluation.path, "--config", params)
         values = step.metrics(evaluation.path)
         step.copy_report(evaluation.path, report.path)

@@ -18,9 +18,10 @@ from components.artifacts import PLAN_FILE, resolve_init_from, run_folder, table
 from components.code_version import code_version
 from get3d_model.config import CONFIG_DIR, Config, config_from_dict, config_to_dict
 from get3d_model.errors import InputError
-from get3d_model.files import sha256_json, write_json_atomic
+from get3d_model.files import sha256_file, sha256_json, write_json_atomic
 from get3d_model.settings import read_yaml
 
+METRICS_FILE = "metrics.json"
 MAX_SHARDS = 10_000
 PROMOTE = ("auto", "always", "never")
 # Whose code decides a step's result. The two of data belong to each part and to the whole.
@@ -126,8 +127,24 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         "render_config": yaml.safe_dump(render, sort_keys=False),
         "train_config": yaml.safe_dump(train, sort_keys=False),
         "evaluation_config": yaml.safe_dump(evaluation, sort_keys=False),
+        **_production(args.served_repository, config, workspace),
         "serving_config": yaml.safe_dump({"serving": sections["serving"]}, sort_keys=False),
         **code,
+    }
+
+
+def _production(served_repository: str, config: Config, workspace: Path) -> dict[str, str]:
+    """Where the metrics of the model in production are kept, and what an evaluation that compares with them depends on."""
+    if not served_repository:
+        return {"production": "", "production_metrics": "", "production_fingerprint": ""}
+    folder = workspace / "production" / sha256_json(served_repository)[:16]
+    metrics = folder / METRICS_FILE
+    compared = any(item.worse_than_production is not None for item in config.evaluation.thresholds)
+    known = compared and metrics.is_file()
+    return {
+        "production": str(folder),
+        "production_metrics": str(metrics) if known else "",
+        "production_fingerprint": sha256_file(metrics)[:16] if known else "",
     }
 
 
