@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from get3d_model.errors import InputError
+from get3d_model.gltf_compression import decoded, needs_decoding
 from get3d_model.image_codec import DEFAULT_IMAGE, IMAGE_TYPES, encode_image
 from get3d_model.types import ColoredMesh, TexturedMesh
 
@@ -26,9 +27,8 @@ TRIANGLES, TRIANGLE_STRIP, TRIANGLE_FAN = 4, 5, 6
 CLAMP_TO_EDGE, MIRRORED_REPEAT, REPEAT = 33071, 33648, 10497
 # Extensions whose absence changes the geometry or the base colour, and which we cannot read.
 UNREADABLE = {
-    "KHR_draco_mesh_compression": "Draco compression",
     "EXT_meshopt_compression": "meshopt compression",
-    "KHR_mesh_quantization": "quantised vertices",
+    "KHR_meshopt_compression": "meshopt compression",
     "KHR_texture_basisu": "Basis (KTX2) textures",
 }
 
@@ -57,10 +57,12 @@ class BaseColour:
 class GltfFile:
     """An opened file: the bytes to hand to a reader, the materials' base colours, `asset.extras`.
 
+    suffix: "glb" or "gltf", what `content` is: geometry that had to be decoded is always a GLB.
     Material i is renamed to str(i) in `content`, so that a reader's materials lead back to `base_colours`.
     """
 
     content: bytes
+    suffix: str
     base_colours: tuple[BaseColour, ...]
     extras: dict[str, Any]
 
@@ -143,10 +145,15 @@ def open_gltf(path: Path) -> GltfFile:
         for index, material in enumerate(materials):
             material["name"] = str(index)
         extras = document["asset"].get("extras", {})
+        if needs_decoding(document):
+            document, chunk = decoded(path, document, rest[8:])
+            rest, binary = struct.pack("<II", len(chunk), BINARY_CHUNK) + chunk, True
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its glTF structure is damaged ({error!r}); export it again") from error
     prepared = _join_glb(document, rest) if binary else json.dumps(document).encode()
-    return GltfFile(prepared, colours, extras if isinstance(extras, dict) else {})
+    return GltfFile(
+        prepared, "glb" if binary else "gltf", colours, extras if isinstance(extras, dict) else {}
+    )
 
 
 def _base_colour(path: Path, document: dict[str, Any], index: int) -> BaseColour:
@@ -166,6 +173,14 @@ def _base_colour(path: Path, document: dict[str, Any], index: int) -> BaseColour
         alpha=float(factor_4[3]),
         cutoff=float(material.get("alphaCutoff", 0.5)),
     )
+    emission_3 = [float(value) for value in material.get("emissiveFactor", (0.0, 0.0, 0.0))]
+    if max(found.factor_3) == 0.0 and max(emission_3) > 0.0:
+        # Black that glows: what is seen of it is its own light, which then is its colour.
+        found, texture = replace(found, factor_3=tuple(emission_3)), material.pop("emissiveTexture", None)
+        surface.pop("baseColorTexture", None)
+        if texture is not None:
+            surface["baseColorTexture"] = texture
+        material["pbrMetallicRoughness"] = surface
     if texture is None:
         return found
     transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
@@ -215,10 +230,6 @@ def _check(path: Path, document: dict[str, Any]) -> None:
         for primitive in mesh["primitives"]:
             if primitive.get("mode", TRIANGLES) == TRIANGLE_FAN:
                 raise InputError(f"{path}: uses triangle fans; export it as triangles")
-            for name, index in primitive["attributes"].items():
-                kind = document["accessors"][index]["componentType"]
-                if name in ("POSITION", "TEXCOORD_0") and kind != FLOAT:
-                    raise InputError(f"{path}: stores {name} as integers; export it with 32-bit floats")
 
 
 class _Binary:

@@ -174,8 +174,8 @@ def _vertex_colours(mesh: trimesh.Trimesh) -> np.ndarray | None:
 def _gltf_parts(path: Path, root: Path | None, notes: list[str]) -> tuple[list[SurfacePart], dict[str, Any]]:
     opened = open_gltf(path)
     resolver = trimesh.resolvers.FilePathResolver(str(path.parent))
-    suffix = path.suffix.lower()[1:]
-    scene = _read_scene(path, file_obj=io.BytesIO(opened.content), file_type=suffix, resolver=resolver)
+    content = io.BytesIO(opened.content)
+    scene = _read_scene(path, file_obj=content, file_type=opened.suffix, resolver=resolver)
     parts = []
     for mesh, vertices_V3, faces_F3 in _instances(scene):
         uvs_V2, colours_V3 = _uvs(mesh), _vertex_colours(mesh)

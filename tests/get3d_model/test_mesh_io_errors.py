@@ -53,6 +53,13 @@ def base_texture(document: dict) -> dict:
     return document["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
 
 
+def compress_by_name(document) -> None:
+    """Claims that a picture or whatever the first view holds is Draco data."""
+    primitive = document["meshes"][0]["primitives"][0]
+    names = {name: number for number, name in enumerate(primitive["attributes"])}
+    primitive["extensions"] = {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": names}}
+
+
 GLB_CASES = {
     "empty": (b"", "too short"),
     "short": (glb()[:12], "too short"),
@@ -73,9 +80,12 @@ GLB_CASES = {
     "url": (edited(lambda d: external(d, "http://example.org/a.png")), "not inside the mesh's own folder"),
     "bad data uri": (edited(lambda d: external(d, "data:image/png;base64,AAAA")), "cannot be decoded"),
     "half a picture": (edited(lose_pixels), "cannot be decoded"),
-    "draco": (edited(lambda d: d.update(extensionsUsed=["KHR_draco_mesh_compression"])), "Draco"),
+    "meshopt": (edited(lambda d: d.update(extensionsUsed=["EXT_meshopt_compression"])), "meshopt compression"),
+    "draco": (edited(compress_by_name), "Draco data cannot be decoded"),
     "sparse": (edited(lambda d: d["accessors"][0].update(sparse={})), "sparse"),
-    "integer uvs": (edited(lambda d: d["accessors"][2].update(componentType=5123)), "as integers"),
+    "integer uvs": (
+        edited(lambda d: d["accessors"][2].update(componentType=5123, count=10**6)), "structure is damaged"
+    ),
     "second uvs": (edited(lambda d: base_texture(d).update(texCoord=1)), "UV set 1, which is not there"),
     "no such texture": (edited(lambda d: base_texture(d).update(index=5)), "structure is damaged"),
     "no such accessor": (
