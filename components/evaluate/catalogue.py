@@ -108,7 +108,15 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "memorization_image": Entry(
         "Copies of training pictures", MEMORY, 0.5, percent,
-        "The same for pictures, by their pixels at a small size.",
+        "The same for pictures, by their pixels at 32 × 32.",
+    ),
+    "memorization_shape_distance_median": Entry(
+        "Distance to the nearest training shape, median", MEMORY, None, three,
+        "Chamfer distance. Far below that of held-out shapes means copies.",
+    ),
+    "memorization_image_distance_median": Entry(
+        "Distance to the nearest training picture, median", MEMORY, None, three,
+        "Root mean square difference of pixel values from 0 to 1.",
     ),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.catalogue import entry, show
+from components.evaluate.catalogue import CATALOGUE, entry, show
 from components.evaluate.results import Section, protocol
 from get3d_model.config import Threshold
 from get3d_model.errors import InputError
@@ -79,18 +79,28 @@ def read_production(path: Path) -> Production:
     return Production(path, values, data["protocol_sha256"], checkpoint)
 
 
+def check_thresholds(thresholds: Sequence[Threshold]) -> None:
+    """Raises InputError for a threshold that can be seen to be wrong before anything is measured."""
+    for threshold in thresholds:
+        name = threshold.metric
+        if name not in CATALOGUE:
+            near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.0)[0]
+            raise InputError(f"evaluation.thresholds: there is no metric {name}; did you mean {near}?")
+        if threshold.worse_than_production is not None and entry(name).better is None:
+            raise InputError(
+                f"evaluation.thresholds: {name} has no better and worse, so worse_than_production means nothing; "
+                "give min or max"
+            )
+
+
 def decide(section: Section, thresholds: Sequence[Threshold], production: Production | None) -> Verdict:
     """Applies every threshold. A number that is not there holds: what was not measured cannot be vouched for.
 
-    Raises InputError for a threshold on something that is no metric, with the nearest name.
+    Raises InputError as `check_thresholds`.
     """
-    names = sorted({*section.metrics, *section.unavailable})
+    check_thresholds(thresholds)
     good, bad = [], []
     for threshold in thresholds:
-        if threshold.metric not in names:
-            near = difflib.get_close_matches(threshold.metric, names, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"evaluation.thresholds: there is no metric {threshold.metric}{hint}")
         value = section.metrics.get(threshold.metric)
         if value is None or not math.isfinite(value.value):
             why = section.unavailable.get(threshold.metric, "it could not be measured")
@@ -145,11 +155,6 @@ def _relative(
     if theirs is None or not math.isfinite(theirs.value):
         return False, f"{name} cannot be compared with production: {production.file} has no value for it"
     metric = entry(name)
-    if metric.better is None:
-        raise InputError(
-            f"evaluation.thresholds: {name} has no better and worse, so worse_than_production means nothing; "
-            "give min or max"
-        )
     allowed = threshold.worse_than_production * abs(theirs.value)
     worse = metric.badness(measured.value) - metric.badness(theirs.value)
     # Half widths of independent intervals add like standard errors.

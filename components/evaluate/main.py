@@ -1,8 +1,12 @@
-"""`get3d evaluate`: measures a checkpoint against the held-out meshes."""
+"""`get3d evaluate`: measures a checkpoint against held-out meshes and pictures, and decides about promotion."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -14,30 +18,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="rendered data set; its manifest names the splits"
     )
     parser.add_argument(
-        "--meshes", type=Path, required=True, help="the folder the data set was rendered from"
+        "--meshes", type=Path, required=True, help="the folder (or .zip) the data set was rendered from"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for metrics.json, gate.json, report.html and more"
+    )
     parser.add_argument(
         "--config",
         type=Path,
         help="params file whose evaluation section is used (default: the checkpoint's own)",
     )
+    parser.add_argument(
+        "--production",
+        type=Path,
+        metavar="METRICS.json",
+        help="metrics of the model in production, for thresholds relative to it",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|URL",
+        help="Inception-v3 weights of 2015-12-05 (TorchScript) for FID and KID; a URL is downloaded into the cache once "
+        "(default: evaluation.inception, then the cache)",
+    )
+    parser.add_argument(
+        "--weights-sha256",
+        help="what the file given by --weights must have (default: that of the published file)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto: cuda where there is a rasteriser for it"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    from components.evaluate.geometry import evaluate_geometry
+    """Raises InputError for bad input, before anything is written."""
+    from components.evaluate.evaluation import evaluate, lines, write
+    from components.evaluate.gate import check_thresholds, decide, read_production
+    from components.evaluate.page import Titles
     from get3d_model.config import load_config
     from get3d_model.data.manifest import read_manifest
-    from get3d_model.files import write_json_atomic
     from get3d_model.inference import Sampler
+    from get3d_model.metrics.inception import cache_dir
 
     settings = load_config(args.config).evaluation if args.config else None
+    production = read_production(args.production) if args.production else None
     manifest = read_manifest(args.data)
-    sampler = Sampler.load(args.checkpoint)
-    metrics = evaluate_geometry(sampler, manifest, args.meshes, settings or sampler.config.evaluation)
-    write_json_atomic(args.out / "metrics.json", metrics)
-    for name, value in metrics.items():
-        print(f"{name:36s} {value:.5g}" if isinstance(value, float) else f"{name:36s} {value}")
+    sampler = Sampler.load(args.checkpoint, _device(args.device))
+    settings = settings or sampler.config.evaluation
+    if args.weights:
+        settings = replace(settings, inception=args.weights)
+    check_thresholds(settings.thresholds)
+    with _folder(args.meshes) as meshes:
+        found = evaluate(sampler, args.data, manifest, meshes, settings, cache_dir(), args.weights_sha256)
+    verdict = decide(found.section, settings.thresholds, production)
+    identity = sampler.identity
+    titles = Titles(identity.name, identity.kimg, identity.sha256, settings.confidence)
+    write(found, verdict, titles, args.out)
+    print("\n".join(lines(found.section)))
+    print(f"{verdict.decision}: " + "; ".join(verdict.reasons))
+    print(f"open {args.out / 'report.html'}")
+
+
+def _device(text: str) -> str:
+    """Raises InputError for what is no device."""
+    import torch
+
+    from get3d_model.errors import InputError
+    from get3d_model.rendering.select import rasterizer_backends
+
+    if text == "auto":
+        return "cuda" if any(b.available for b in rasterizer_backends() if b.name != "cpu") else "cpu"
+    try:
+        return str(torch.device(text))
+    except RuntimeError:
+        raise InputError(f"--device {text}: there is no such device; give auto, cpu or cuda") from None
+
+
+@contextlib.contextmanager
+def _folder(meshes: Path) -> Iterator[Path]:
+    """The mesh folder, unpacked for the time being if it is a .zip."""
+    from components.render.archive import is_archive, unpacked
+
+    if not is_archive(meshes):
+        yield meshes
+        return
+    with tempfile.TemporaryDirectory() as temporary, unpacked(meshes, Path(temporary) / "meshes") as folder:
+        yield folder
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from get3d_model.metrics.bootstrap import Interval
 # The same measures of other shapes in the place of the samples.
 CONTROLS = {
     "train": "training shapes in the place of the samples",
-    "self": "one half of the held-out shapes against the other",
+    "self": "held-out shapes in the place of the samples: one half of them against the other, all against the training set",
 }
 
 

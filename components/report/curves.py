@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -144,18 +145,7 @@ def curve_svg(panel: Panel, log: list[dict[str, float]]) -> str:
     found = [(line, kimg, values * line.factor) for line, kimg, values in found if len(values)]
     if not found:
         return ""
-    style = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": panel.title,  # reproducible ids that differ between the panels of a page
-        "font.family": "sans-serif",
-        "font.size": 9.5,
-        "text.color": PAGE_COLOR,
-        "axes.edgecolor": PAGE_COLOR,
-        "axes.labelcolor": PAGE_COLOR,
-        "xtick.color": PAGE_COLOR,
-        "ytick.color": PAGE_COLOR,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(svg_style(panel.title)):
         figure = Figure(figsize=(5.2, 2.5), layout="constrained")
         axes = figure.add_subplot()
         for line, kimg, values in found:
@@ -182,14 +172,7 @@ def curve_svg(panel: Panel, log: list[dict[str, float]]) -> str:
                 handlelength=1.2,
                 columnspacing=1.0,
             )
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return _inline(buffer.getvalue(), panel.title)
+        return inline_svg(figure, f"{panel.title} over training")
 
 
 def series(log: list[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +186,27 @@ def series(log: list[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarra
     return points_N2[:, 0], points_N2[:, 1]
 
 
-def _inline(svg: str, title: str) -> str:
-    """The <svg> element alone, without what a stand-alone file needs; sized by the page."""
+def svg_style(salt: str) -> dict[str, Any]:
+    """Settings of matplotlib for pictures inside a page. salt: one per picture of a page; ids depend on it alone."""
+    colored = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": salt,
+        "font.family": "sans-serif",
+        "font.size": 9.5,
+        **dict.fromkeys(colored, PAGE_COLOR),
+    }
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """The <svg> element alone, without what a stand-alone file needs; sized by the page. label: for screen readers.
+
+    Call it under the settings of `svg_style`.
+    """
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # The style rule would apply to the whole page; names of groups would repeat in every panel.
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
@@ -213,4 +215,4 @@ def _inline(svg: str, title: str) -> str:
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
     svg = svg.replace(PAGE_COLOR, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title} over training"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from get3d_model.cameras import CameraDistribution
 from get3d_model.data.dataset import RenderedDataset, to_training_tensor
 from get3d_model.files import atomic_path, sha256_json
-from get3d_model.inference import Sampler
+from get3d_model.inference import Sampler, Shapes
 from get3d_model.rendering.mesh_renderer import Lighting, MeshRenderer
 from get3d_model.types import Camera
 
@@ -71,9 +71,28 @@ class GeneratedImages:
     def feature_images(self, count: int) -> Iterator[np.ndarray]:
         """What the generator draws (FID-Ori); batches BHW3 uint8."""
         for seeds, camera in self._batches(count):
-            styles = self.sampler.styles(seeds, self.truncation_psi)
-            # Over the training background already.
-            yield self.sampler.render(styles, camera, self.resolution)[..., :3]
+            shapes = self.sampler.shapes(self.sampler.styles(seeds, self.truncation_psi))
+            yield self.draw(shapes, camera)
+
+    @torch.no_grad()
+    def draw(self, shapes: Shapes, camera: Camera, own_background: bool = True) -> np.ndarray:
+        """What the generator draws of shapes that are there already, shape b seen by camera b; BHW3 uint8.
+
+        own_background: with the background that the generator has learned; else `background` is put there.
+        """
+        output = self.sampler.generator.synthesis.render(
+            self.sampler.rasterizer,
+            shapes.meshes,
+            camera,
+            shapes.planes_tex,
+            shapes.ws_tex_BLD,
+            self.resolution,
+        )
+        rgb_B3HW = output.rgb_B3HW.clamp(-1, 1)
+        if not own_background:
+            mask_B1HW = output.mask_B1HW.clamp(0, 1)
+            rgb_B3HW = rgb_B3HW * mask_B1HW + self.background * (1.0 - mask_B1HW)
+        return _bytes(rgb_B3HW)
 
     def mesh_images(self, count: int) -> Iterator[np.ndarray]:
         """Renders of the extracted textured meshes (FID-3D); batches BHW3 uint8.
@@ -92,10 +111,12 @@ class GeneratedImages:
             rgba_B4HW = torch.from_numpy(np.concatenate(rgba)).permute(0, 3, 1, 2)
             yield _bytes(to_training_tensor(rgba_B4HW, self.background)[:, :3])
 
+    def all_cameras(self, count: int) -> Camera:
+        """The cameras of the first `count` pictures, on the CPU: the same ones on every device."""
+        return self.cameras.sample(count, torch.Generator().manual_seed(self.first_seed))
+
     def _batches(self, count: int) -> Iterator[tuple[range, Camera]]:
-        # The cameras' generator lives on the CPU: the same cameras on every device.
-        generator = torch.Generator().manual_seed(self.first_seed)
-        camera = self.cameras.sample(count, generator)
+        camera = self.all_cameras(count)
         size = batch_size(self.resolution)
         for first in range(0, count, size):
             end = min(first + size, count)

@@ -1,0 +1,175 @@
+"""The whole evaluation of a checkpoint, in order, and the files it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.evaluate.catalogue import show
+from components.evaluate.distributions import Distribution, distribution_svg, plot_rows
+from components.evaluate.gate import Verdict
+from components.evaluate.geometry import geometry_section, quality_section
+from components.evaluate.images import Pictures, images_section
+from components.evaluate.memory import Neighbors, memory_section, nearest_shapes, nearest_training_pictures
+from components.evaluate.page import Titles, evaluation_html
+from components.evaluate.results import CONTROLS, Section, flat, full, merge
+from components.evaluate.samples import Samples, draw_samples
+from components.evaluate.shapes import MeshFolder, ShapeSet, held_out_shapes, mesh_shapes
+from components.evaluate.sheets import Sheets, make_sheets
+from get3d_model.config import EvaluationConfig
+from get3d_model.data.manifest import Manifest
+from get3d_model.files import sha256_json, write_bytes_atomic, write_json_atomic
+from get3d_model.image_grid import save_image, tile
+from get3d_model.inference import Sampler
+from get3d_model.metrics.bootstrap import Bootstrap
+
+SHEET_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found."""
+
+    section: Section
+    sheets: Sheets
+    distributions: list[Distribution]
+
+
+def evaluate(
+    sampler: Sampler,
+    data: Path,
+    manifest: Manifest,
+    meshes: Path,
+    settings: EvaluationConfig,
+    cache: Path,
+    weights_sha256: str | None = None,
+) -> Evaluation:
+    """Measures a checkpoint. cache: for the Inception weights and features.
+
+    weights_sha256: of the Inception weights, if they are not the published ones.
+    Raises InputError for unusable input: see `held_out_shapes`, `sample_shapes`, `images_section`.
+    """
+    bootstrap = Bootstrap(settings.bootstrap_resamples, settings.confidence, settings.seed)
+    folder = MeshFolder(meshes, manifest)
+    references, unusable = held_out_shapes(folder, settings)
+    count = settings.samples_per_reference * len(references)
+    pictures = Pictures(sampler, data, manifest, settings)
+    samples, empty = draw_samples(sampler, pictures.generated(), count, settings)
+    train, unusable_train = mesh_shapes(
+        folder, manifest.splits.get("train") or [], settings, "training meshes"
+    )
+    sections = [
+        _facts(
+            sampler, manifest, settings, references, count, len(unusable) + len(unusable_train), len(empty)
+        ),
+        images_section(pictures, cache, bootstrap, weights_sha256),
+        geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
+        quality_section(samples.topologies, bootstrap),
+    ]
+    near = nearest_shapes(samples.shapes, references, train, settings.memorization_points, sampler.device)
+    near_pictures = nearest_training_pictures(pictures, samples.vectors_ND)
+    sections.append(memory_section(near, near_pictures, settings.memorization_points, bootstrap))
+    sections.append(Section(excluded=[*unusable, *unusable_train, *empty]))
+    sheets = make_sheets(samples, pictures, folder, near, near_pictures)
+    return Evaluation(merge(sections), sheets, _distributions(near, near_pictures, samples))
+
+
+def _facts(
+    sampler: Sampler,
+    manifest: Manifest,
+    settings: EvaluationConfig,
+    references: ShapeSet,
+    samples: int,
+    unusable: int,
+    empty: int,
+) -> Section:
+    """What was measured. The seed and the model are no settings: other ones give comparable numbers."""
+    return Section(
+        facts={
+            "kimg": sampler.identity.kimg,
+            "checkpoint_sha256": sampler.identity.sha256,
+            "references": len(references),
+            "samples": samples,
+            "surface_points": settings.surface_points,
+            "truncation_psi": settings.truncation_psi,
+            "seed": settings.seed,
+            "excluded_meshes": unusable,
+            "excluded_samples": empty,
+        },
+        settings={
+            "data_sha256": sha256_json(manifest.to_json()),
+            "split": settings.split,
+            "references": len(references),
+            "samples": samples,
+            "truncation_psi": settings.truncation_psi,
+        },
+    )
+
+
+def _distributions(
+    near: Neighbors | None, pictures: Neighbors | None, samples: Samples
+) -> list[Distribution]:
+    found = []
+    for name, what, unit, neighbors in (
+        ("nearest_training_shape", "training shape", "Chamfer distance", near),
+        ("nearest_training_picture", "training picture", "difference of pixels", pictures),
+    ):
+        if neighbors is not None:
+            found.append(
+                Distribution(
+                    name,
+                    f"Distance to the nearest {what}",
+                    unit,
+                    "Where the samples' curve runs far to the left of the held-out one's, the model copies.",
+                    {"samples": neighbors.distance_S, "held out": neighbors.held_out_distance_R},
+                )
+            )
+    full_ones = [t for t in samples.topologies if t.faces]
+    for name, title, values in (
+        ("triangles", "Triangles", [t.faces for t in full_ones]),
+        ("components", "Connected parts", [t.components for t in full_ones]),
+    ):
+        found.append(
+            Distribution(
+                name, title, "per sample", "Of samples with a surface.", {"samples": np.array(values)}
+            )
+        )
+    return found
+
+
+def write(evaluation: Evaluation, verdict: Verdict, titles: Titles, out: Path) -> None:
+    """metrics.json, metrics_full.json, gate.json, report.html, pictures and plots/, each atomically; metrics.json last."""
+    section = evaluation.section
+    for distribution in evaluation.distributions:
+        content = json.dumps(plot_rows(distribution), indent=1) + "\n"
+        write_bytes_atomic(out / "plots" / f"{distribution.name}.json", content.encode())
+    sheet = np.stack([picture for _, picture in evaluation.sheets.samples])
+    save_image(tile(sheet, min(SHEET_COLUMNS, len(sheet))), out / "samples.png")
+    curves = [(d.explanation, svg) for d in evaluation.distributions if (svg := distribution_svg(d))]
+    # The interactive viewer's HTML goes into the last argument, made of evaluation.sheets.meshes.
+    page = evaluation_html(titles, section, verdict, evaluation.sheets, curves, viewer="")
+    write_bytes_atomic(out / "report.html", page.encode())
+    write_json_atomic(out / "gate.json", verdict.as_dict())
+    write_json_atomic(out / "metrics_full.json", full(section))
+    write_json_atomic(out / "metrics.json", flat(section))
+
+
+def lines(section: Section) -> list[str]:
+    """The printed table: every metric with its interval and controls, and what is unavailable."""
+    rows = [f"{name:34s} {value}" for name, value in section.facts.items()]
+    for name, interval in section.metrics.items():
+        text = f"{name:34s} {show(name, interval.value):>9s}"
+        if math.isfinite(interval.low):
+            text += f"  [{show(name, interval.low)}, {show(name, interval.high)}]"
+        for control in CONTROLS:
+            if name in section.controls.get(control, {}):
+                text += f"  {control} {show(name, section.controls[control][name].value)}"
+        rows.append(text)
+    # One line for all that one thing would make available.
+    for why in dict.fromkeys(section.unavailable.values()):
+        rows.append(f"{', '.join(n for n, w in section.unavailable.items() if w == why)}: {why}")
+    return rows

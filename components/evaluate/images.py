@@ -1,0 +1,197 @@
+"""FID and KID of a sampler: pictures of the generator, and renders of its textured meshes, against held-out pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from components.evaluate.results import Section
+from get3d_model.cameras import camera_distribution
+from get3d_model.config import EvaluationConfig
+from get3d_model.data.dataset import RenderedDataset
+from get3d_model.data.manifest import Manifest
+from get3d_model.errors import InputError
+from get3d_model.files import sha256_file, sha256_json
+from get3d_model.inference import Sampler
+from get3d_model.metrics.bootstrap import Bootstrap, Interval
+from get3d_model.metrics.fid import fid_interval
+from get3d_model.metrics.image_sets import (
+    SUPERSAMPLE,
+    GeneratedImages,
+    batch_size,
+    cached_features,
+    real_images,
+)
+from get3d_model.metrics.inception import SHA256, InceptionFeatures, extract, find_weights, how_to_get
+from get3d_model.metrics.kid import SUBSET_SIZE, SUBSETS, kid_interval
+from get3d_model.training.classes import dataset_category
+
+NAMES = ("fid_ori", "fid_3d", "kid_ori_x1000", "kid_3d_x1000")
+
+
+class Pictures:
+    """Every picture of an evaluation: real ones of a split and generated ones, all of one size."""
+
+    def __init__(self, sampler: Sampler, data: Path, manifest: Manifest, settings: EvaluationConfig) -> None:
+        """Raises InputError for a resolution above that of the data set."""
+        self.sampler, self.settings, self._data, self.manifest = sampler, settings, data, manifest
+        self.background = sampler.config.training.background
+        self.resolution = settings.image_resolution or manifest.resolution
+        if self.resolution > manifest.resolution:
+            raise InputError(
+                f"evaluation.image_resolution ({self.resolution}) is above that of the data set, "
+                f"{manifest.resolution}; lower it, or render again"
+            )
+        self._datasets: dict[str, RenderedDataset] = {}
+
+    def dataset(self, split: str) -> RenderedDataset:
+        """Raises InputError for an unknown or empty split."""
+        if split not in self._datasets:
+            category = dataset_category(self.sampler.config.model)
+            self._datasets[split] = RenderedDataset(self._data, split, category=category)
+        return self._datasets[split]
+
+    def chosen(self, split: str, count: int) -> np.ndarray:
+        """At most `count` pictures of a split, drawn by the seed, in order."""
+        total = len(self.dataset(split))
+        order = np.random.default_rng(self.settings.seed).permutation(total)
+        return np.sort(order[:count])
+
+    def real(self, split: str, items: np.ndarray, label: str) -> Iterator[np.ndarray]:
+        """Batches BHW3 uint8."""
+        dataset = self.dataset(split)
+        images = real_images(dataset, items, self.resolution, self.background)
+        return progress(images, len(items), batch_size(dataset.resolution), label)
+
+    def generated(self) -> GeneratedImages:
+        """Pictures of samples, seen by the cameras of training."""
+        config = self.sampler.config
+        angles_N2 = (
+            torch.from_numpy(self.dataset("train").angles_N2) if self._has("train") else torch.zeros(1, 2)
+        )
+        return GeneratedImages(
+            self.sampler,
+            camera_distribution(config.cameras, angles_N2),
+            self.settings.seed,
+            self.settings.truncation_psi,
+            self.resolution,
+            self.background,
+            self.settings.texture_resolution,
+        )
+
+    def _has(self, split: str) -> bool:
+        return bool(self.manifest.splits.get(split))
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that pictures depend on."""
+        return {
+            "image_resolution": self.resolution,
+            "image_background": self.background,
+            "image_downscaling": "antialiased bilinear",
+            "image_texture_resolution": self.settings.texture_resolution,
+            "image_mesh_renderer": f"unlit, {SUPERSAMPLE}x{SUPERSAMPLE} samples per pixel",
+            "image_cameras": "training distribution",
+        }
+
+
+def progress(batches: Iterable[np.ndarray], count: int, size: int, label: str) -> Iterator[np.ndarray]:
+    """The batches, with a progress bar in pictures."""
+    with tqdm(total=count, desc=label, disable=not sys.stderr.isatty()) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
+
+
+def images_section(
+    pictures: Pictures, cache: Path, bootstrap: Bootstrap, sha256: str | None = None
+) -> Section:
+    """FID and KID of both kinds with both controls; or, without the Inception weights, how to get them.
+
+    sha256: what the weight file must have, if not that of the published one.
+    Raises InputError for a bad weight file and for too few held-out pictures.
+    """
+    settings, sampler = pictures.settings, pictures.sampler
+    weights = find_weights(settings.inception, sha256 or SHA256, cache)
+    if weights is None:
+        why = f"unavailable: {how_to_get(cache)}"
+        return Section(unavailable=dict.fromkeys(NAMES, why))
+    count = settings.image_samples
+    if count < settings.min_samples:
+        raise InputError(
+            f"evaluation.image_samples ({count}) is too small: at least {settings.min_samples} are needed "
+            "(evaluation.min_samples)"
+        )
+    network = InceptionFeatures(weights, sampler.device)
+    weights_sha256 = sha256_file(weights)
+
+    def real_features(split: str, limit: int) -> np.ndarray:
+        items = pictures.chosen(split, limit)
+        key = {
+            "data": sha256_json(pictures.manifest.to_json()),
+            "split": split,
+            "items": sha256_json(items.tolist()),
+            "resolution": pictures.resolution,
+            "background": pictures.background,
+            "weights": weights_sha256,
+        }
+        return cached_features(
+            cache, key, lambda: extract(network, pictures.real(split, items, f"{split} pictures"))
+        )[0]
+
+    reference = real_features(settings.split, count)
+    if len(reference) < settings.min_samples:
+        raise InputError(
+            f"{len(reference)} held-out pictures are too few: at least {settings.min_samples} are needed "
+            "(evaluation.min_samples); render more views or hold out more shapes"
+        )
+    generated, size = pictures.generated(), batch_size(pictures.resolution)
+    few = Bootstrap(settings.fid_resamples, bootstrap.confidence, bootstrap.seed)
+
+    def measure(first: np.ndarray, second: np.ndarray) -> tuple[Interval, Interval]:
+        kid = kid_interval(first, second, few, sampler.device, settings.seed)
+        thousandfold = Interval(kid.value * 1000, kid.low * 1000, kid.high * 1000)
+        return fid_interval(first, second, few, sampler.device), thousandfold
+
+    section = Section(
+        settings={
+            **pictures.describe(),
+            "image_samples": count,
+            "image_references": len(reference),
+            "inception_sha256": weights_sha256,
+            "kid_subsets": SUBSETS,
+            "kid_subset_size": min(SUBSET_SIZE, count, len(reference)),
+        },
+        facts={"image_samples": count, "image_references": len(reference)},
+    )
+    for kind, images in (("ori", generated.feature_images), ("3d", generated.mesh_images)):
+        features = extract(network, progress(images(count), count, size, f"{kind} pictures"))
+        found = measure(reference, features)
+        section.metrics.update(zip((f"fid_{kind}", f"kid_{kind}_x1000"), found, strict=True))
+    controls: dict[str, tuple[Interval, Interval]] = {}
+    if pictures.manifest.splits.get("train"):
+        controls["train"] = measure(reference, real_features("train", count))
+    first, second = _halves(pictures, count)
+    if min(len(first), len(second)) >= 2:
+        controls["self"] = measure(reference[first], reference[second])
+    for control, found in controls.items():
+        # Real pictures are neither drawn by the generator nor renders of its meshes: one control for both kinds.
+        names = (("fid_ori", "kid_ori_x1000"), ("fid_3d", "kid_3d_x1000"))
+        section.controls[control] = {n: value for pair in names for n, value in zip(pair, found, strict=True)}
+    return section
+
+
+def _halves(pictures: Pictures, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the chosen held-out pictures of one half of the shapes, and of the other."""
+    dataset = pictures.dataset(pictures.settings.split)
+    items = pictures.chosen(pictures.settings.split, count)
+    shape_N = dataset.source.table.shape_N[dataset.index_N[items]]
+    shapes = np.unique(shape_N)
+    order = np.random.default_rng(pictures.settings.seed).permutation(shapes)
+    inside = np.isin(shape_N, order[: len(order) // 2])
+    return np.flatnonzero(inside), np.flatnonzero(~inside)

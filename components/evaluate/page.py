@@ -1,0 +1,148 @@
+"""`report.html` of an evaluation: one file with everything in it. What the template shows is put together here.
+
+Shape legend: H W pixels
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from components.evaluate.catalogue import CATALOGUE, entry, show
+from components.evaluate.gate import Verdict
+from components.evaluate.results import CONTROLS, Section
+from components.evaluate.sheets import Pair, Sheets
+from components.report.page_parts import Figure, jpeg_figure, page_environment
+from get3d_model.metrics.bootstrap import Interval
+
+TEMPLATE = "evaluation.html.j2"
+# Of what could not be measured.
+EXCLUDED_SHOWN = 20
+# Held-out shapes, below which the page warns.
+FEW = 20
+HEADINGS = {"train": "Training shapes", "self": "Held-out shapes"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text, and its interval."""
+
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. note: why there is no number, or nothing."""
+
+    name: str
+    title: str
+    cells: list[Cell]
+    note: str
+    reading: str
+
+
+@dataclass(frozen=True)
+class Titles:
+    """What the page is about."""
+
+    model: str
+    kimg: float
+    checkpoint_sha256: str
+    confidence: float
+
+
+def evaluation_html(
+    titles: Titles,
+    section: Section,
+    verdict: Verdict,
+    sheets: Sheets,
+    curves: list[tuple[str, str]],
+    viewer: str = "",
+) -> str:
+    """The page. curves: (explanation, SVG). viewer: HTML of the interactive viewer, trusted; none: no such section."""
+    controls = [control for control in CONTROLS if control in section.controls]
+    shown = section.excluded[:EXCLUDED_SHOWN]
+    return (
+        page_environment(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            titles=titles,
+            percent=f"{titles.confidence:.0%}",
+            verdict=verdict,
+            groups=metric_groups(section),
+            headings=["Samples", *(HEADINGS[control] for control in controls)],
+            control_meanings=[(HEADINGS[control], CONTROLS[control]) for control in controls],
+            samples=[_figure(picture, f"seed {seed}") for seed, picture in sheets.samples],
+            shape_pairs=[_pair(pair) for pair in sheets.shape_pairs],
+            picture_pairs=[_pair(pair) for pair in sheets.picture_pairs],
+            curves=[(text, Markup(svg)) for text, svg in curves],
+            viewer=Markup(viewer),
+            settings=sorted({**section.facts, **section.settings}.items()),
+            few=_few(section),
+            excluded=shown,
+            excluded_count=len(section.excluded),
+        )
+    )
+
+
+def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
+    """The table, by groups in the catalogue's order; metrics that it lacks come last."""
+    present = {*section.metrics, *section.unavailable}
+    names = [name for name in CATALOGUE if name in present] + sorted(present - CATALOGUE.keys())
+    groups: dict[str, list[Row]] = {}
+    for name in names:
+        columns = [section.metrics, *(section.controls[c] for c in CONTROLS if c in section.controls)]
+        metric = entry(name)
+        rows = groups.setdefault(metric.group, [])
+        note = section.unavailable.get(name, "")
+        # The way to get one is the way to get all.
+        if rows and note and note in (section.unavailable.get(row.name, "") for row in rows):
+            note = "unavailable, as above"
+        row = Row(
+            name,
+            metric.title,
+            [_cell(name, column.get(name)) for column in columns],
+            note,
+            metric.reading,
+        )
+        rows.append(row)
+    return list(groups.items())
+
+
+def _few(section: Section) -> str:
+    """A warning where a handful of shapes decides."""
+    references = section.facts.get("references")
+    if not isinstance(references, int) or references >= FEW:
+        return ""
+    return (
+        f"Only {references} held-out shapes: one of them counts for {1 / references:.0%} of the coverage, and the "
+        "intervals themselves are rough."
+    )
+
+
+def _cell(name: str, interval: Interval | None) -> Cell:
+    if interval is None:
+        return Cell(show(name, None), "")
+    bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return Cell(
+        show(name, interval.value),
+        f"{show(name, interval.low)} to {show(name, interval.high)}" if bounded else "",
+    )
+
+
+def _figure(picture_HW3: np.ndarray, caption: str) -> Figure:
+    return jpeg_figure(Image.fromarray(picture_HW3), caption)
+
+
+def _pair(pair: Pair) -> tuple[Figure, Figure, str]:
+    return (
+        _figure(pair.sample_HW3, pair.sample),
+        _figure(pair.nearest_HW3, pair.nearest),
+        f"{pair.distance:.3g}",
+    )
