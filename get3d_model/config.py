@@ -329,12 +329,11 @@ class EvaluationConfig:
         check_psi(self.truncation_psi)
         for name in (
             "samples_per_reference", "surface_points", "memorization_points", "bootstrap_resamples",
-            "fid_resamples", "min_samples", "sheet_samples",
+            "fid_resamples", "min_samples", "min_references", "sheet_samples",
         ):  # fmt: skip
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         # Two, so that there is a spread.
-        for name in ("image_samples", "min_references"):
-            _check(getattr(self, name) >= 2, f"{name} must be at least 2, not {getattr(self, name)}")
+        _check(self.image_samples >= 2, f"image_samples must be at least 2, not {self.image_samples}")
         _check(
             self.image_resolution is None or self.image_resolution >= 16,
             f"image_resolution must be at least 16, not {self.image_resolution}",

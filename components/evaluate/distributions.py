@@ -17,6 +17,7 @@ from components.report.curves import BLUE, GREEN, ORANGE, PAGE_COLOR, inline_svg
 
 # Points of a curve; more values are thinned to these shares.
 POINTS = 100
+PERCENT_STEP = 2
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ def cumulative(values_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_rows(distribution: Distribution) -> list[dict[str, Any]]:
-    """For `dvc plots`: x is `value`, y is `share`, a line for every `set`."""
-    return [
-        {"set": name, "value": float(value), "share": float(share)}
+    """For `dvc plots`: the percentiles; x is `percent`, and every set has a column (spaces are underscores)."""
+    percents = list(range(0, 101, PERCENT_STEP))
+    columns = {
+        name.replace(" ", "_"): np.percentile(np.asarray(values, np.float64), percents)
         for name, values in distribution.sets.items()
         if len(values)
-        for value, share in zip(*cumulative(values), strict=True)
+    }
+    return [
+        {"percent": percent, **{name: float(values[i]) for name, values in columns.items()}}
+        for i, percent in enumerate(percents)
     ]
 
 
