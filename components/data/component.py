@@ -21,10 +21,12 @@ def merge(
     Args:
         parts: Pointers to all parts.
         folder: Where the parts are.
+        code: Version of this step's code.
+
+    Returns:
         dataset: Pointer to the whole.
         metrics: How much there is.
         summary: What is in it, with sample pictures.
-        code: Version of this step's code.
     """
     from components import artifacts
     from components.data import main, step

@@ -22,14 +22,15 @@ def deploy(
     Args:
         repository: The exported model repository.
         evaluation: The model's metrics, which later models are compared with.
-        deployment: Folder with deploy.json: outcome, version, previous version, reason.
-        summary: The same for people.
         served_repository: Model repository that Triton serves; empty when nothing is deployed.
         triton_urls: HOST:PORT of every replica's gRPC, separated by commas.
         production: Where the metrics of the model in production are kept, on the shared volume.
 
     Returns:
-        outcome: deployed, or skipped where no server is configured. version: now served; 0 for none.
+        deployment: Folder with deploy.json: outcome, version, previous version, reason.
+        summary: The same for people.
+        outcome: deployed, or skipped where no server is configured.
+        version: Version that is now served; 0 for none.
     """
     from components import artifacts
     from components.deploy import step

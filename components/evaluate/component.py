@@ -30,13 +30,15 @@ def evaluate(
         meshes: Folder or .zip with the meshes.
         mesh_fingerprint: Changes when the meshes change.
         config: Params text with the section evaluation.
+        production_metrics: metrics.json of the model in production, where thresholds compare with it; or empty.
+        production_fingerprint: Changes with that file.
+        code: Version of this step's code.
+
+    Returns:
         evaluation: Folder with metrics.json, gate.json and the report.
         metrics: The metrics; what could not be measured is left out.
         report: Self-contained page with pictures.
         summary: The metrics as a table, and pictures of samples.
-        production_metrics: metrics.json of the model in production, where thresholds compare with it; or empty.
-        production_fingerprint: Changes with that file.
-        code: Version of this step's code.
     """
     from components import artifacts
     from components.evaluate import main, step
@@ -65,11 +67,12 @@ def gate(
 
     Args:
         evaluation: What the evaluation wrote.
-        summary: The decision and its reasons.
         promote: auto (by the thresholds of params.yaml), always or never.
 
     Returns:
-        decision: promote or hold. reasons: one line each.
+        summary: The decision and its reasons.
+        decision: promote or hold.
+        reasons: One line each.
     """
     from components import artifacts
     from components.evaluate import step

@@ -18,9 +18,11 @@ def export(
     Args:
         model: The trained generator.
         config: Params text with the section serving.
+        code: Version of this step's code.
+
+    Returns:
         repository: The model repository.
         summary: What was exported.
-        code: Version of this step's code.
     """
     from components import artifacts
     from components.evaluate import step

@@ -22,9 +22,11 @@ def finish(
         run_id: Name of this run; empty for job_id.
         job_id: Kubeflow's own id of the run.
         workspace: Folder that every step sees, on the shared volume.
-        summary: The outcome.
         scheduler: Where training ran.
         profile: Cluster profile as YAML.
+
+    Returns:
+        summary: The outcome.
     """
     from components import artifacts
     from components.finish import main

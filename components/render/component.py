@@ -24,9 +24,11 @@ def render(
         folder: Where all parts of this data set go, on the shared volume.
         shard: I/N, part I of N, counted from 0.
         config: Params text with the sections render and cameras.
-        part: Pointer to the rendered part.
         workers: Processes that render; 0 for one per processor.
         code: Version of this step's code.
+
+    Returns:
+        part: Pointer to the rendered part.
     """
     from components import artifacts
     from components.render import main, step

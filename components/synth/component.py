@@ -19,13 +19,13 @@ def prepare_meshes(
     Args:
         folder: Folder or .zip with the meshes, on the shared volume.
         fingerprint: Changes when the meshes change.
-        meshes: Pointer to the folder.
         synth_count: Vehicles to make; 0 where the meshes are there already.
         synth_seed: Vehicle i depends on this and on i alone.
         code: Version of this step's code.
 
     Returns:
-        The folder.
+        meshes: Pointer to the folder.
+        Output: The folder.
     """
     from components import artifacts
     from components.synth import main

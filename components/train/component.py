@@ -25,14 +25,16 @@ def train(
         dataset: Pointer to the rendered data set.
         folder: For checkpoints, image grids and logs; on the shared volume.
         config: Params text with the sections cameras, model and training.
-        model: The trained generator, as one weight file that describes itself.
-        metrics: The last figures of training and the best validation.
-        summary: What was trained, with pictures of fixed seeds.
         nodes: Machines.
         procs_per_node: Processes on each, one per GPU.
         scheduler: local_cwd (in this pod), kubernetes (a Volcano job) or indexed-job.
         profile: Cluster profile as YAML; needed for a job of its own.
         code: Version of this step's code.
+
+    Returns:
+        model: The trained generator, as one weight file that describes itself.
+        metrics: The last figures of training and the best validation.
+        summary: What was trained, with pictures of fixed seeds.
     """
     from components import artifacts
     from components.train import step

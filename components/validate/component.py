@@ -57,7 +57,6 @@ def validate(
         run_id: Name of this run; empty for job_id.
         job_id: Kubeflow's own id of the run.
         workspace: Folder that every step sees, on the shared volume.
-        summary: What the run will do.
         params: Params file as text, the name of a preset, or a path; empty for the demo's.
         overrides: Settings to change, a line each (or JSON), such as training.r1_gamma: 80.
         meshes: Folder or .zip with meshes; empty for the params file's, or procedural vehicles.
@@ -72,7 +71,28 @@ def validate(
         git_revision: Commit or branch that this run belongs to.
 
     Returns:
-        The plan: folders, shards, each step's part of the settings, and the version of each step's code.
+        summary: What the run will do.
+        run_id: Name of this run.
+        params: The whole params file, overrides included.
+        meshes: Folder or .zip with the meshes.
+        mesh_fingerprint: Changes when the meshes change.
+        synth_count: Vehicles to make; 0 where the meshes are there already.
+        synth_seed: Their seed.
+        shards: I/N of every render job.
+        dataset: Folder of the data set.
+        training: Folder of the training.
+        render_config: What decides the pictures.
+        train_config: What decides the training.
+        evaluation_config: What decides the evaluation.
+        production: Where the metrics of the model in production are kept.
+        production_metrics: Those metrics, where thresholds compare with them.
+        production_fingerprint: Changes with them.
+        serving_config: What decides the export.
+        meshes_code: Version of that step's code.
+        render_code: Version of that step's code.
+        train_code: Version of that step's code.
+        evaluate_code: Version of that step's code.
+        export_code: Version of that step's code.
     """
     import tempfile
     from pathlib import Path

@@ -31,15 +31,16 @@ def version(
         dataset: Pointer to the rendered data set.
         model: The trained generator; its metadata name the training's folder.
         evaluation: What the evaluation wrote.
-        record: Folder with version.json: branch and commit.
-        summary: The same for people.
         repository: The exported model repository; none where the model was held.
         outcome: What the deployment did, or held.
         git_repository: Repository to record into; empty for none.
         git_revision: Commit or branch that this run belongs to.
 
     Returns:
-        branch and commit; empty where no repository is configured.
+        record: Folder with version.json: branch and commit.
+        summary: The same for people.
+        branch: Git branch of the run; empty where no repository is configured.
+        commit: Its commit.
     """
     from components import artifacts
     from components.version import step
