@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "write a checkpoint in the published format, or as one file",
     ),
     "serve": ("serving.server", "run the Triton server on this machine"),
+    "deploy": ("components.deploy.main", "roll a new version out to running servers, or back"),
+    "probe": ("serving.probe", "whether a server is alive (a real inference) or ready"),
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
     "version": ("components.version.main", "record a run as a git branch with its data in the DVC remote"),

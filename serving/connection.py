@@ -31,6 +31,7 @@ RECONNECT_MS = (100, 2000)
 
 # What Triton answers with UNAVAILABLE, though asking again cannot help.
 _REFUSED = "protocol is restricted"
+_LOAD_FAILED = "load failed for model"
 _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification|handshake failed", re.IGNORECASE)
 
 
@@ -134,6 +135,7 @@ class Attempts:
         if (
             status_of(error) != "UNAVAILABLE"
             or _REFUSED in text
+            or _LOAD_FAILED in text
             or _UNTRUSTED.search(text)
             or time.monotonic() + pause_s >= self._deadline
         ):

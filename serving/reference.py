@@ -82,18 +82,25 @@ def write_reference(folder: Path, request: SampleRequest, mesh: bytes) -> None:
 
 def read_reference(folder: Path) -> Reference:
     """Raises InputError for a version without one."""
-    path = Path(folder) / REFERENCE_FILE
     try:
-        values = json.loads(path.read_text())
-        request = SampleRequest(**values["request"])
-        mesh = (Path(folder) / REFERENCE_MESH_FILE).read_bytes()
-        _read_glb(mesh)
-        if hashlib.sha256(mesh).hexdigest() != values["mesh_sha256"]:
-            raise ValueError(f"{REFERENCE_MESH_FILE} was changed")
+        files = [(Path(folder) / name).read_bytes() for name in (REFERENCE_FILE, REFERENCE_MESH_FILE)]
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no reference sample here; export the model again") from None
-    except (OSError, ValueError, TypeError, KeyError, struct.error) as error:
-        raise InputError(f"{path}: not a reference sample ({error}); export the model again") from None
+    return parse_reference(str(folder), *files)
+
+
+def parse_reference(folder: str, text: bytes, mesh: bytes) -> Reference:
+    """The contents of the two files of `folder`, which is for messages. Raises InputError."""
+    try:
+        values = json.loads(text)
+        request = SampleRequest(**values["request"])
+        if hashlib.sha256(mesh).hexdigest() != values["mesh_sha256"]:
+            raise ValueError(f"{REFERENCE_MESH_FILE} was changed")
+        _read_glb(mesh)
+    except (OSError, ValueError, TypeError, KeyError, struct.error, InputError) as error:
+        raise InputError(
+            f"{folder}/{REFERENCE_FILE}: not a reference sample ({error}); export the model again"
+        ) from None
     return Reference(request, mesh)
 
 

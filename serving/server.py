@@ -1,6 +1,7 @@
 """Runs the real Triton server on this machine: `get3d serve`, the tests and the demo use it.
 
-The server is a child process that cannot outlive this one, and whose shared memory is removed with it.
+The server is a child process that cannot outlive this one, and whose shared memory is removed with it. It loads and
+unloads versions on demand (`get3d deploy`), and a load that fails does not touch what it serves.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from pathlib import Path
 from types import TracebackType
 
 from get3d_model.errors import InputError
+from serving.access import OPEN, ServerAccess, access_from, add_access_arguments
 from serving.codec import MODEL_NAME
-from serving.repository import check_repository
+from serving.repository import check_repository, list_served, versions
 from serving.triton_files import find_triton, make_backend_directory, server_environment
 
 LOG_LINES = 15
 STOP_TIMEOUT_S = 10.0
+REAP_TIMEOUT_S = 1.0
+"""A model process that ended in order is gone by then; one that died stays as a zombie."""
 STUB_PROCESS = "triton_python_b"
 """Start of the model processes' name (the kernel keeps 15 characters)."""
 _PR_SET_PDEATHSIG = 1
@@ -51,7 +55,8 @@ class Ports:
 class TritonServer:
     """A context manager around one server process.
 
-    On entry the model is ready to answer. `grpc_url` and `http_url` are "host:port", `metrics_url` is whole.
+    On entry the model is ready to answer, or, with `may_be_empty` and nothing deployed yet, the server waits for
+    `get3d deploy`. `grpc_url` and `http_url` are "host:port", `metrics_url` is whole.
     Enter it in a thread that lives as long as the server should: the kernel stops it with that thread.
     Raises InputError for a missing wheel or repository and for ports in use, ServerError for later failures.
     """
@@ -63,17 +68,26 @@ class TritonServer:
         host: str = "127.0.0.1",
         start_timeout_s: float = 120.0,
         log: Path | None = None,
+        access: ServerAccess = OPEN,
+        may_be_empty: bool = False,
     ) -> None:
         self.repository = Path(repository)
         self.host = host
+        self.access = access
+        self.may_be_empty = may_be_empty
         self.start_timeout_s = start_timeout_s
         self._wanted_ports = ports
         self._folder: Path | None = None
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._stubs: dict[int, str] = {}
 
     def __enter__(self) -> TritonServer:
-        check_repository(self.repository)
+        self._empty = self.may_be_empty and not versions(self.repository)
+        if self._empty:
+            (self.repository / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+        else:
+            check_repository(self.repository)
         files = find_triton()
         self.ports = _resolve_ports(self._wanted_ports, self.host)
         self._folder = Path(tempfile.mkdtemp(prefix="get3d-triton-"))
@@ -93,7 +107,7 @@ class TritonServer:
                     preexec_fn=_die_with_parent,
                 )
             self._wait_until_ready()
-            self._stubs = self._model_processes()
+            self._dead_model_processes()  # learns which processes there are
         except BaseException:
             self.stop()
             raise
@@ -110,7 +124,7 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        return f"{_reachable(self.host)}:{self.ports.http}"
+        return f"{_reachable(self.access.http_host(self.host))}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
@@ -127,14 +141,14 @@ class TritonServer:
         Triton does not restart a model process that died, and goes on calling the model ready.
         """
         code = self._process.poll()
-        all_run = self._stubs <= self._model_processes()
-        if code is None and not all_run:
+        dead = set() if code is not None else self._dead_model_processes()
+        if dead:
             # A dying server takes a moment to be reported, and its model processes may go first.
             with suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(0.5)
+                code = self._process.wait(REAP_TIMEOUT_S)
         if code is not None:
             raise ServerError(f"the Triton server has stopped ({_exit_text(code)}){self._log_tail()}")
-        if not all_run:
+        if dead & self._dead_model_processes():
             raise ServerError(f"a model process of the Triton server has died; restart it{self._log_tail()}")
 
     def stop(self) -> None:
@@ -159,8 +173,13 @@ class TritonServer:
             f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={backends}",
             "--disable-auto-complete-config",
+            # Versions come and go by `get3d deploy`; one that fails to load leaves the others, and readiness, alone.
+            "--model-control-mode=explicit",
+            "--strict-readiness=false",
+            *([] if self._empty else [f"--load-model={MODEL_NAME}"]),
+            *self.access.options(self.host),
             f"--grpc-address={self.host}",
-            f"--http-address={self.host}",
+            f"--http-address={self.access.http_host(self.host)}",
             f"--metrics-address={self.host}",
             f"--grpc-port={self.ports.grpc}",
             f"--http-port={self.ports.http}",
@@ -171,8 +190,7 @@ class TritonServer:
         ]
 
     def _wait_until_ready(self) -> None:
-        # The model's own endpoint: the server's stays false after any failed load.
-        url = f"http://{self.http_url}/v2/models/{MODEL_NAME}/ready"
+        url = f"http://{self.http_url}/v2/" + ("health/live" if self._empty else f"models/{MODEL_NAME}/ready")
         deadline = time.monotonic() + self.start_timeout_s
         while True:
             code = self._process.poll()
@@ -189,18 +207,31 @@ class TritonServer:
                 )
             time.sleep(0.05)
 
-    def _model_processes(self) -> set[int]:
-        """Ids of the server's model processes that run."""
-        found = set()
+    def _dead_model_processes(self) -> set[int]:
+        """Ids of model processes that died though their version is served.
+
+        Triton never waits for those, so they remain as zombies. One that never worked, such as that of a version which
+        `get3d deploy` is testing or has taken back, is no reason to stop the others.
+        """
+        dead = set()
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 before, after = stat.read_text().rsplit(")", 1)
+                state, parent = after.split()[:2]
+                if int(parent) != self.pid or not before.split("(", 1)[1].startswith(STUB_PROCESS):
+                    continue
+                process = int(stat.parent.name)
+                if state == "Z":
+                    dead.add(process)
+                elif process not in self._stubs:
+                    # Its arguments name the version's folder; a zombie's are gone.
+                    self._stubs[process] = (stat.parent / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue  # it ended while we looked
-            state, parent = after.split()[:2]
-            if int(parent) == self.pid and state != "Z" and before.split("(", 1)[1].startswith(STUB_PROCESS):
-                found.add(int(stat.parent.name))
-        return found
+        if not dead:
+            return dead
+        served = [f"/{MODEL_NAME}/{number}/" for number in list_served(self.repository)]
+        return {p for p in dead if any(folder in self._stubs.get(p, "") for folder in served)}
 
     def _log_tail(self) -> str:
         try:
@@ -256,16 +287,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=120.0, help="seconds that the model may take to load"
     )
+    parser.add_argument(
+        "--wait-for-deploy", action="store_true", help="start although nothing has been deployed here yet"
+    )
+    add_access_arguments(parser)
     parser.add_argument("--log", type=Path, help="file for the server's log; none: a temporary one")
 
 
 def run(args: argparse.Namespace) -> None:
     """Serves until Ctrl-C or SIGTERM. Raises InputError; exits with 1 if the server dies."""
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port)
+    access = access_from(args)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         print(f"starting Triton with {args.repository} ...", flush=True)
-        with TritonServer(args.repository, ports, args.host, args.timeout, args.log) as server:
+        with TritonServer(
+            args.repository, ports, args.host, args.timeout, args.log, access, args.wait_for_deploy
+        ) as server:
             print(f"READY  grpc {server.grpc_url}  http {server.http_url}  metrics {server.metrics_url}")
             print(
                 f"try: get3d sample --url {server.grpc_url} --out samples   (Ctrl-C stops the server)",

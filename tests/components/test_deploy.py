@@ -1,0 +1,301 @@
+"""Roll-outs to real servers: under load, good ones, bad ones, back, killed, two at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.deploy import rollout
+from components.deploy.main import REPORT_FILE, main
+from components.deploy.served import ServedRepository
+from components.deploy.store import open_store
+from serving.client import Get3DClient
+from serving.replica import Replica
+from serving.server import TritonServer
+from tests.components.deploy_helpers import BAD, REQUEST, Load, box, write_export
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def servers(target: Path) -> Iterator[list[TritonServer]]:
+    """Two replicas that read one repository, in which nothing has been deployed yet."""
+    with TritonServer(target, may_be_empty=True) as first, TritonServer(target, may_be_empty=True) as second:
+        yield [first, second]
+
+
+class Deploys:
+    """`get3d deploy` with this target and these servers."""
+
+    def __init__(self, target: Path, servers: list[TritonServer], tmp_path: Path) -> None:
+        self.arguments = ["--target", str(target), "--url", ",".join(s.grpc_url for s in servers)]
+        self.out = tmp_path / "out"
+        self.tmp_path = tmp_path
+        self.served = ServedRepository(open_store(str(target)))
+
+    def __call__(self, *arguments: str) -> int:
+        return main([*self.arguments, "--out", str(self.out), *arguments])
+
+    def export(self, number: int, bad: str = "") -> str:
+        return str(
+            write_export(self.tmp_path / f"export-{number}-{len(list(self.tmp_path.iterdir()))}", number, bad)
+        )
+
+    @property
+    def report(self) -> dict:
+        return json.loads((self.out / REPORT_FILE).read_text())
+
+
+@pytest.fixture
+def deploy(target: Path, servers: list[TritonServer], tmp_path: Path) -> Deploys:
+    return Deploys(target, servers, tmp_path)
+
+
+def answers(servers: list[TritonServer]) -> list[bytes]:
+    meshes = []
+    for server in servers:
+        with Get3DClient(server.grpc_url, timeout_s=5.0) as client:
+            meshes.append(client.sample(REQUEST).mesh)
+    return meshes
+
+
+def test_good_and_bad_ones_under_load(
+    deploy: Deploys, servers: list[TritonServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The short form of tests/e2e/test_rollouts.py: the first version, another, and one that is not good."""
+    assert deploy("--repository", deploy.export(1)) == 0
+    assert deploy.report["outcome"] == "deployed" and deploy.report["previous_version"] is None
+    first = deploy.report["version"]
+    with Load(servers[0].grpc_url, 4) as one, Load(servers[1].grpc_url, 4) as two:
+        assert deploy("--repository", deploy.export(2)) == 0
+        report = deploy.report
+        assert (report["version"], report["previous_version"]) == (first + 1, first)
+        assert answers(servers) == [box(2)] * 2
+        assert {r["state"] for r in report["replicas"].values()} == {"serving"}
+        assert all(r["identical"] for r in report["replicas"].values())
+        capsys.readouterr()
+        assert deploy("--repository", deploy.export(3, "wrong_reference")) == 2
+        message = capsys.readouterr().err
+        assert "rolled back" in message and "reference sample" in message and message.count("\n") == 1
+        report = deploy.report
+        assert (report["outcome"], report["version"]) == ("rolled_back", first + 1)
+        assert report["attempted_version"] == first + 2 and "reference sample" in report["reason"]
+        assert answers(servers) == [box(2)] * 2
+    for load in (one, two):
+        assert load.failures == []
+        # Nobody was ever answered by a version that was not good.
+        assert set(load.answers) == {str(first), str(first + 1)} and sum(load.answers.values()) > 20
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_versions_change_nothing(
+    deploy: Deploys, servers: list[TritonServer], bad: str, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy("--repository", deploy.export(10))
+    before = deploy.served.snapshot()
+    assert deploy("--repository", deploy.export(11, bad)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert deploy.report["outcome"] == "rolled_back" and deploy.report["version"] == before.current
+    after = deploy.served.snapshot()
+    assert after == before and deploy.served.versions()[-1] == before.current
+    assert answers(servers) == [box(10)] * 2
+    assert not (target / "get3d_candidate").exists()
+    for server in servers:
+        with Get3DClient(server.grpc_url) as client:
+            assert client.is_ready() and client._stub.is_server_ready()
+
+
+def test_back_and_forth(
+    deploy: Deploys, servers: list[TritonServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = deploy.export(20), deploy.export(21)
+    deploy("--repository", old)
+    deploy("--repository", new)
+    newer, older = deploy.report["version"], deploy.report["previous_version"]
+    with Load(servers[0].grpc_url, 2) as load:
+        start = time.monotonic()
+        assert deploy("--rollback") == 0
+        seconds = time.monotonic() - start
+    assert load.failures == [] and answers(servers) == [box(20)] * 2
+    assert (deploy.report["outcome"], deploy.report["version"]) == ("rolled_back", older)
+    assert deploy.report["previous_version"] == newer
+    assert seconds < 10.0
+    capsys.readouterr()
+    assert deploy("--rollback") == 2
+    assert f"keeps no version before {older}" in capsys.readouterr().err
+    # The version that was left still lies there, and comes back under its number.
+    assert deploy("--repository", new) == 0
+    assert deploy.report["version"] == newer and answers(servers) == [box(21)] * 2
+
+
+def test_numbers_grow_and_old_versions_go(deploy: Deploys) -> None:
+    numbers = []
+    for number in (30, 31, 32):
+        deploy("--repository", deploy.export(number), "--keep", "2")
+        numbers.append(deploy.report["version"])
+    assert numbers == sorted(set(numbers))
+    assert deploy.served.versions() == deploy.served.snapshot().served == numbers[-2:]
+    deploy("--repository", deploy.export(33, "broken_weights"))
+    failed = deploy.report["attempted_version"]
+    deploy("--repository", deploy.export(34), "--keep", "1")
+    assert deploy.report["version"] > failed, "a number was used for two contents"
+    assert deploy.served.versions() == [deploy.report["version"]]
+    assert deploy.report["removed_versions"] == numbers[-2:]
+
+
+def test_again_changes_nothing(deploy: Deploys) -> None:
+    export = deploy.export(40)
+    deploy("--repository", export)
+    first = deploy.report
+    assert deploy("--repository", export) == 0
+    assert deploy.report["version"] == first["version"]
+    assert deploy.report["previous_version"] == first["previous_version"]
+
+
+KILLED = """
+import os, sys
+from components.deploy import rollout, served
+from components.deploy.main import main
+calls = 0
+def watch(owner, name):
+    original = getattr(owner, name)
+    def wrapped(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[1]):
+            os.kill(os.getpid(), 9)
+        return original(*arguments, **options)
+    setattr(owner, name, wrapped)
+from components.deploy.store import FolderStore
+from serving.replica import Replica
+for owner, names in ((FolderStore, ("write", "upload", "copy", "remove")), (Replica, ("load", "unload", "sample"))):
+    for name in names:
+        watch(owner, name)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_started_again(deploy: Deploys, servers: list[TritonServer]) -> None:
+    """At every call that changes something: clients get good answers throughout, and the next run finishes."""
+    deploy("--repository", deploy.export(50))
+    kills = 0
+    with Load(servers[0].grpc_url, 4) as load:
+        for step in range(1, 100):
+            number = 51 + step
+            export = deploy.export(number)
+            arguments = [*deploy.arguments, "--out", str(deploy.out), "--repository", export]
+            done = subprocess.run(
+                [sys.executable, "-c", KILLED, str(step), *arguments], stdout=subprocess.DEVNULL
+            )
+            if done.returncode == 0:
+                break
+            assert done.returncode == -signal.SIGKILL
+            kills += 1
+            assert deploy("--repository", export) == 0
+            assert answers(servers) == [box(number)] * 2, f"killed at call {step}"
+            assert len(deploy.served.versions()) == 2
+    assert kills > 12
+    assert load.failures == []
+
+
+def test_a_killed_one_is_settled_before_another(deploy: Deploys, servers: list[TritonServer]) -> None:
+    """A switch that nobody saw through is not what the next roll-out falls back to."""
+    deploy("--repository", deploy.export(150))
+    good, number = deploy.report["version"], 151
+    arguments = [*deploy.arguments, "--out", str(deploy.out), "--repository", deploy.export(number)]
+    for step in range(1, 60):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(step), *arguments], stdout=subprocess.DEVNULL
+        )
+        assert done.returncode == -signal.SIGKILL
+        if deploy.served.pending() is not None and deploy.served.snapshot().current != good:
+            break
+    assert deploy("--repository", deploy.export(152)) == 0
+    assert deploy.report["previous_version"] == good and deploy.served.snapshot().previous == good
+    assert answers(servers) == [box(152)] * 2
+
+
+def test_one_at_a_time(deploy: Deploys, capsys: pytest.CaptureFixture[str]) -> None:
+    export = deploy.export(60)
+    with deploy.served.store.lock():
+        assert deploy("--repository", export) == 2
+    assert (
+        f"another deploy is under way ({os.uname().nodename} process {os.getpid()}" in capsys.readouterr().err
+    )
+    assert deploy("--repository", export) == 0
+
+
+def test_a_replica_that_fails_after_the_switch(
+    deploy: Deploys, servers: list[TritonServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test fails on the second replica, when the first one serves the new version: both go back."""
+    deploy("--repository", deploy.export(70))
+    before = deploy.served.snapshot()
+    original, second = Replica.sample, servers[1].grpc_url
+
+    def sample(self: Replica, model: str, version: int | None, request: object) -> object:
+        if version is None and self.url == second:
+            raise rollout.ReplicaError(f"{self.url}: stand-in failure")
+        return original(self, model, version, request)
+
+    monkeypatch.setattr(Replica, "sample", sample)
+    assert deploy("--repository", deploy.export(71)) == 2
+    assert "stand-in failure" in deploy.report["reason"]
+    assert answers(servers) == [box(70)] * 2 and deploy.served.snapshot() == before
+    states = [deploy.report["replicas"][server.grpc_url]["state"] for server in servers]
+    assert states == ["restored", "failed"]
+    # One that was served before is not thrown away because a replica fails now.
+    monkeypatch.undo()
+    good = deploy.export(72)
+    assert deploy("--repository", good) == 0
+    monkeypatch.setattr(Replica, "sample", sample)
+    assert deploy("--repository", good) == 2
+    assert deploy.report["outcome"] == "deployed" and answers(servers) == [box(72)] * 2
+
+
+def test_a_replica_that_is_away(
+    deploy: Deploys, servers: list[TritonServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{servers[0].grpc_url},127.0.0.1:9"
+    deploy("--repository", deploy.export(80))
+    before = deploy.served.snapshot()
+    assert deploy("--repository", deploy.export(81), "--url", url, "--timeout-s", "1") == 2
+    assert "127.0.0.1:9 is not reachable" in capsys.readouterr().err
+    assert deploy.served.snapshot() == before and answers(servers) == [box(80)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "give either --repository"),
+        (["--rollback", "--repository", "X"], "give either --repository"),
+        (["--repository", "X", "--keep", "0"], "--keep must be at least 1"),
+        (["--repository", "X", "--timeout-s", "0"], "--timeout-s must be above 0"),
+        (["--rollback", "--version", "3"], "--version is for --repository"),
+        (["--repository", "X", "--url", ","], "names no replica"),
+        (["--repository", "X", "--url", "localhost"], "must be host:port"),
+        (["--repository", "X", "--target", "nosuch://x"], "install the driver"),
+        (["--repository", "nowhere"], "nowhere: holds no model; make one with: get3d export"),
+        (["--repository", "X", "--token-file", "nowhere"], "nowhere: cannot read the token"),
+    ],
+)
+def test_bad_arguments_are_named(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standard = ["--target", str(tmp_path / "target"), "--url", "127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert main([*standard, *arguments]) == 2
+    message = capsys.readouterr().err
+    assert expected in message and message.count("\n") == 1
+    assert not (tmp_path / "target").exists()
