@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "evaluate": ("components.evaluate.main", "measure a checkpoint against held-out meshes"),
     "gate": ("components.gate.main", "stop where the evaluation holds the model back"),
+    "metrics": ("components.metrics.main", "compare two folders of meshes, from any generator"),
     "generate": ("components.generate.main", "sample textured meshes from a checkpoint"),
     "interpolate": (
         "components.generate.interpolate",

@@ -30,7 +30,8 @@ class MeshQuality:
     of faces meet in nothing but the vertex.
     self_intersection_share: of up to 500 faces at random, those that pass through another face with which they share
     no vertex (faces that lie in one plane are not found); nan without faces.
-    texture_utilisation: share of the texture that some face shows; nan without a texture or faces.
+    texture_utilisation: share of the texture that some face shows; nan without a texture, and where no face has an
+    area in it (flat colours).
     """
 
     topology: MeshTopology
@@ -220,11 +221,14 @@ def _pierces(p, q, triangle_33):
 
 def texture_utilisation(mesh: TexturedMesh) -> float:
     """Share of the texture's area that faces cover, on a grid of 512 x 512. A face that reaches beyond the texture
-    counts where it is repeated from, by whole tiles; beyond that tile it is cut off."""
+    counts where it is repeated from, by whole tiles; beyond that tile it is cut off. nan where no face has an area."""
     from get3d_model.rendering.cpu.mask import orthographic_masks, unpacked
 
     uvs_F32 = mesh.uvs_V2.astype(np.float64)[mesh.faces_F3]
-    if not np.isfinite(uvs_F32).all():
+    one_F2, other_F2 = uvs_F32[:, 1] - uvs_F32[:, 0], uvs_F32[:, 2] - uvs_F32[:, 0]
+    area = np.abs(one_F2[:, 0] * other_F2[:, 1] - one_F2[:, 1] * other_F2[:, 0]).sum() / 2
+    # Less than a texel of the largest texture, in all.
+    if not area > 1e-8:
         return float("nan")
     uvs_F32 = uvs_F32 - np.floor(uvs_F32.mean(axis=1, keepdims=True))
     corners = np.concatenate([uvs_F32 * 2 - 1, np.zeros_like(uvs_F32[..., :1])], axis=2).reshape(-1, 3)
