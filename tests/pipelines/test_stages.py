@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.train.curves import CURVES, FOLDER
 from get3d_model.config import load_config
 from pipelines.cli import build_parser
 
@@ -36,10 +37,19 @@ def outputs(stage: dict[str, Any]) -> list[str]:
     return [resolve(item if isinstance(item, str) else next(iter(item))) for item in items]
 
 
+def commands(stage: str) -> list[argparse.Namespace]:
+    found = STAGES[stage]["cmd"]
+    parsed = []
+    for command in [found] if isinstance(found, str) else found:
+        words = shlex.split(resolve(command))
+        assert words[0] == "get3d"
+        parsed.append(build_parser(words[1]).parse_args(words[1:]))
+    return parsed
+
+
 def arguments(stage: str) -> argparse.Namespace:
-    words = shlex.split(resolve(STAGES[stage]["cmd"]))
-    assert words[0] == "get3d"
-    return build_parser(words[1]).parse_args(words[1:])
+    """Of the last command: what stands before it only decides whether it is run."""
+    return commands(stage)[-1]
 
 
 def test_params_are_valid() -> None:
@@ -72,6 +82,30 @@ def test_dependencies_exist_or_are_made(stage: str) -> None:
 def test_parameters_of_a_stage_exist(stage: str) -> None:
     for name in STAGES[stage].get("params", []):
         assert name in PARAMS, name
+
+
+def test_the_gate_stands_before_the_export() -> None:
+    gate, _ = commands("export")
+    assert str(gate.evaluation) == str(arguments("evaluate").out)
+    assert f"{gate.evaluation}/gate.json" in STAGES["export"]["deps"]
+
+
+def test_what_is_shown_is_made() -> None:
+    """Metrics, plots and artifacts lie in the outputs of stages."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    made = [Path(out) for stage in STAGES.values() for out in outputs(stage)]
+    shown = list(pipeline["metrics"])
+    for plot in pipeline["plots"]:
+        shown += next(iter(plot.values()))["y"]
+    shown += [artifact["path"] for artifact in pipeline["artifacts"].values()]
+    for name in shown:
+        assert any(out == Path(name) or out in Path(name).parents for out in made), name
+    curves = {name for plot in pipeline["plots"] for name in next(iter(plot.values()))["y"]}
+    assert curves == {f"outputs/train/{FOLDER}/{name}.json" for name in CURVES}
+    for plot in pipeline["plots"]:
+        for name, columns in next(iter(plot.values()))["y"].items():
+            columns = [columns] if isinstance(columns, str) else columns
+            assert columns == list(CURVES[Path(name).stem])
 
 
 def test_a_missing_parameter_is_noticed() -> None:
