@@ -100,12 +100,12 @@ def test_what_is_shown_is_made() -> None:
     shown += [artifact["path"] for artifact in pipeline["artifacts"].values()]
     for name in shown:
         assert any(out == Path(name) or out in Path(name).parents for out in made), name
-    curves = {name for plot in pipeline["plots"] for name in next(iter(plot.values()))["y"]}
-    assert curves == {f"outputs/train/{FOLDER}/{name}.json" for name in CURVES}
+    curves = {f"outputs/train/{FOLDER}/{name}.json" for name in CURVES}
+    assert curves <= set(shown)
     for plot in pipeline["plots"]:
         for name, columns in next(iter(plot.values()))["y"].items():
-            columns = [columns] if isinstance(columns, str) else columns
-            assert columns == list(CURVES[Path(name).stem])
+            if name in curves:
+                assert ([columns] if isinstance(columns, str) else columns) == list(CURVES[Path(name).stem])
 
 
 def test_a_missing_parameter_is_noticed() -> None:
