@@ -16,6 +16,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from components.evaluate.catalogue import CATALOGUE, percent, whole
 from components.report.curves import PANELS, curve_svg
 from components.report.inputs import RunInputs, finite, training_seconds
 from components.report.page_parts import Figure, jpeg_figure, own_version, page_environment, png_figure
@@ -80,27 +81,15 @@ def metric_rows(metrics: dict[str, Any]) -> list[MetricRow]:
         if finite(references) and references < 20
         else ""
     )
-    known = (
-        ("Coverage (COV)", "cd_cov", "train_cd_cov", _percent,
-         "Held-out shapes that are the nearest to some sample. Higher is more variety; near the control is "
-         f"as good as the training set itself.{coarse}"),
-        ("Minimum matching distance (MMD) × 1000", "cd_mmd_x1000", "train_cd_mmd_x1000", _three,
-         "Mean Chamfer distance from a held-out shape to its closest sample. Lower is more faithful."),
-        ("Watertight", "watertight_fraction", "", _percent,
-         "Of the samples with a surface, those where it is closed. 100% is the aim."),
-        ("In one piece", "single_component_fraction", "", _percent,
-         "Of the samples with a surface, those without floating parts. Higher is better."),
-        ("Pieces, median", "components_median", "", _three, "Connected parts of a sample. 1 is the aim."),
-        ("Empty", "empty_fraction", "", _percent,
-         "Samples whose field has no surface at all. 0% is the aim."),
-        ("Triangles, median", "triangles_median", "", _whole, "Size of a sample; set by model.tet_res."),
-        ("Degenerate triangles, median", "degenerate_faces_median", "", _whole,
-         "Triangles without an area. 0 is the aim."),
-    )  # fmt: skip
     return [
-        MetricRow(name, _show(metrics[key], show), _show(metrics.get(control), show), reading)
-        for name, key, control, show, reading in known
-        if key in metrics
+        MetricRow(
+            metric.title,
+            _show(metrics[name], metric.show),
+            _show(metrics.get(f"train_{name}"), metric.show),
+            metric.reading + (coarse if name == "cd_cov" else ""),
+        )
+        for name, metric in CATALOGUE.items()
+        if name in metrics
     ]
 
 
@@ -128,18 +117,6 @@ def _show(value: Any, show: Any) -> str:
     return show(value) if finite(value) else NO_VALUE
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
 def duration(seconds: float) -> str:
     """`42 s`, `7 min`, `3 h 20 min`."""
     if seconds < 90:
@@ -155,9 +132,9 @@ def _facts(inputs: RunInputs) -> list[tuple[str, str]]:
         (f"{len(inputs.manifest.splits['train'])}", "training shapes"),
         (f"{inputs.sampler.identity.kimg:g}", "thousand images seen"),
         (duration(training_seconds(inputs.log)), "of training"),
-        (_show(metrics.get("cd_cov"), _percent), "coverage of held-out shapes"),
-        (_show(metrics.get("watertight_fraction"), _percent), "watertight samples"),
-        (_show(metrics.get("triangles_median"), _whole), "triangles per sample"),
+        (_show(metrics.get("cd_cov"), percent), "coverage of held-out shapes"),
+        (_show(metrics.get("watertight_fraction"), percent), "watertight samples"),
+        (_show(metrics.get("triangles_median"), whole), "triangles per sample"),
     ]
 
 
