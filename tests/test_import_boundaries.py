@@ -43,9 +43,11 @@ HEAVY = {
 }
 # What starts before torch is needed, or where it is not installed.
 WITHOUT_TORCH = (
-    "serving.codec", "serving.connection", "serving.client", "serving.async_client", "serving.probe", "serving.server", "serving.access", "serving.replica", "serving.reference", "pipelines.cli",
+    "serving.codec", "serving.connection", "serving.client", "serving.async_client", "serving.probe", "serving.server",
+    "serving.access", "serving.replica", "serving.reference", "pipelines.cli",
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
-    "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.requests", "components.*.common", "components.*.component",
+    "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.requests",
+    "components.*.common", "components.*.component",
     "components.cluster_profile", "components.train.launch", "get3d_model.settings",
 )  # fmt: skip
 # These run inside Triton's model process, in Blender's Python, or where the Triton compiler is installed (on GPU machines), only.
