@@ -170,7 +170,8 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                 # Not repeated by itself: a failed smoke test has rolled back, and somebody should look.
                 deployed = deploy(
                     repository=exported.outputs["repository"], evaluation=measured.outputs["evaluation"],
-                    production=settings["production"], served_repository=served_repository,
+                    production=settings["production"],
+                    production_record=settings["production_record"], served_repository=served_repository,
                     triton_urls=triton_urls,
                 )  # fmt: skip
                 place(deployed.set_caching_options(False), profile, LIGHT)

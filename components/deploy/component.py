@@ -16,6 +16,7 @@ def deploy(
     served_repository: str = "",
     triton_urls: str = "",
     production: str = "",
+    production_record: str = "",
 ) -> NamedTuple("Deployment", [("outcome", str), ("version", int)]):
     """Rolls the model out to running servers; a failed smoke test rolls it back and fails this step.
 
@@ -25,6 +26,7 @@ def deploy(
         served_repository: Model repository that Triton serves; empty when nothing is deployed.
         triton_urls: HOST:PORT of every replica's gRPC, separated by commas.
         production: Where the metrics of the model in production are kept, on the shared volume.
+        production_record: What is kept beside them: which model it is, and what it was compared with.
 
     Returns:
         deployment: Folder with deploy.json: outcome, version, previous version, reason.
@@ -37,7 +39,7 @@ def deploy(
 
     with artifacts.one_line_errors("deploy"):
         result = step.deploy(repository.path, served_repository, triton_urls, deployment.path)
-        step.keep_metrics(evaluation.path, production)
+        step.keep_metrics(evaluation.path, production, production_record)
     artifacts.write_summary(
         summary.path, f"Deployment: {result['outcome']}", artifacts.table(step.shown(result))
     )

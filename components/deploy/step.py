@@ -42,7 +42,7 @@ def shown(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def keep_metrics(evaluation: str, production: str) -> None:
+def keep_metrics(evaluation: str, production: str, record: str = "") -> None:
     """Keeps the metrics of what is now served, for the gate of later runs. production: empty: nothing is served."""
     if not production:
         return
@@ -50,3 +50,4 @@ def keep_metrics(evaluation: str, production: str) -> None:
         for name in METRICS_FILES:
             if (Path(evaluation) / name).is_file():
                 shutil.copyfile(Path(evaluation) / name, staged / name)
+        (staged / "record.json").write_text(record or "{}")

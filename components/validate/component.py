@@ -43,6 +43,7 @@ def validate(
         ("production", str),
         ("production_metrics", str),
         ("production_fingerprint", str),
+        ("production_record", str),
         ("serving_config", str),
         ("meshes_code", str),
         ("render_code", str),
@@ -87,6 +88,7 @@ def validate(
         production: Where the metrics of the model in production are kept.
         production_metrics: Those metrics, where thresholds compare with them.
         production_fingerprint: Changes with them.
+        production_record: What is kept beside them when this run's model goes into production.
         serving_config: What decides the export.
         meshes_code: Version of that step's code.
         render_code: Version of that step's code.

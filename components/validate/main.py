@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from components.artifacts import PLAN_FILE, resolve_init_from, run_folder, table
+from components.artifacts import PLAN_FILE, read_json, resolve_init_from, run_folder, table
 from components.code_version import code_version
 from get3d_model.config import CONFIG_DIR, Config, config_from_dict, config_to_dict
 from get3d_model.errors import InputError
@@ -22,6 +22,7 @@ from get3d_model.files import sha256_file, sha256_json, write_json_atomic
 from get3d_model.settings import read_yaml
 
 METRICS_FILE = "metrics.json"
+RECORD_FILE = "record.json"
 MAX_SHARDS = 10_000
 PROMOTE = ("auto", "always", "never")
 # Whose code decides a step's result. The two of data belong to each part and to the whole.
@@ -127,24 +128,40 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         "render_config": yaml.safe_dump(render, sort_keys=False),
         "train_config": yaml.safe_dump(train, sort_keys=False),
         "evaluation_config": yaml.safe_dump(evaluation, sort_keys=False),
-        **_production(args.served_repository, config, workspace),
+        **_production(
+            args.served_repository, config, workspace, sha256_json([training_key, evaluation, code])
+        ),
         "serving_config": yaml.safe_dump({"serving": sections["serving"]}, sort_keys=False),
         **code,
     }
 
 
-def _production(served_repository: str, config: Config, workspace: Path) -> dict[str, str]:
-    """Where the metrics of the model in production are kept, and what an evaluation that compares with them depends on."""
+def _production(served_repository: str, config: Config, workspace: Path, model: str) -> dict[str, str]:
+    """Where the metrics of the model in production are kept, and those that this run's evaluation compares with.
+
+    model: what identifies this run's model and evaluation. When it is in production already, the evaluation is asked
+    for what it was asked for then, so that a run that is repeated finds it in the cache.
+    """
     if not served_repository:
-        return {"production": "", "production_metrics": "", "production_fingerprint": ""}
+        return {
+            "production": "",
+            "production_metrics": "",
+            "production_fingerprint": "",
+            "production_record": "",
+        }
     folder = workspace / "production" / sha256_json(served_repository)[:16]
-    metrics = folder / METRICS_FILE
+    metrics, record = folder / METRICS_FILE, folder / RECORD_FILE
     compared = any(item.worse_than_production is not None for item in config.evaluation.thresholds)
-    known = compared and metrics.is_file()
+    against = {"production_metrics": "", "production_fingerprint": ""}
+    if compared and metrics.is_file():
+        against = {"production_metrics": str(metrics), "production_fingerprint": sha256_file(metrics)[:16]}
+        before = read_json(record) if record.is_file() else {}
+        if before.get("model") == model:
+            against = {key: str(before[key]) for key in against}
     return {
         "production": str(folder),
-        "production_metrics": str(metrics) if known else "",
-        "production_fingerprint": sha256_file(metrics)[:16] if known else "",
+        **against,
+        "production_record": json.dumps({"model": model, **against}, sort_keys=True),
     }
 
 
