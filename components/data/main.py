@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     merge = actions.add_parser("merge", help="make the parts of `get3d render --shard i/n` one data set")
-    merge.add_argument("out", type=Path, metavar="OUT", help="the folder that the jobs rendered into")
+    merge.add_argument("out", metavar="OUT", help="the folder, or the address, that the jobs rendered into")
     merge.add_argument(
         "--parts", type=Path, nargs="+", metavar="DIR", help="the parts, below OUT; all in OUT unless given"
     )
@@ -84,8 +84,15 @@ def _merge(args: argparse.Namespace) -> None:
     from get3d_model.data.parts import merge_parts
     from get3d_model.files import clear_disk_errors
 
-    with clear_disk_errors(args.out, "make space or access, then merge again"):
-        manifest = merge_parts(args.out, args.parts)
+    if "://" in args.out:
+        from components.render.remote import merge_at
+
+        if args.parts:
+            raise InputError("--parts names folders; of an address all parts are merged")
+        manifest = merge_at(args.out)
+    else:
+        with clear_disk_errors(Path(args.out), "make space or access, then merge again"):
+            manifest = merge_parts(Path(args.out), args.parts)
     print(
         f"{args.out}: {manifest.samples} images of {len(manifest.shapes)} shapes in {len(manifest.shards)} tars,"
         f" {len(manifest.rejected)} meshes set aside"

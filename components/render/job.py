@@ -33,6 +33,7 @@ from components.render.inputs import (
     find_split_files,
     split_shapes,
 )
+from components.render.memory import worker_limit
 from components.render.mesh_files import inspect_meshes
 from components.render.pool import run_tasks
 from components.render.progress import Progress, log
@@ -282,7 +283,8 @@ def _render(
         log(f"the images of {len(inputs.meshes) - len(tasks)} shapes are there already")
     rejected: dict[str, str] = {}
     handler = functools.partial(make_handler, options.pixels, make_renderer)
-    results = run_tasks(tasks, handler, options.worker_count, options.mesh_timeout_s)
+    memory = options.max_memory or worker_limit(options.worker_count)
+    results = run_tasks(tasks, handler, options.worker_count, options.mesh_timeout_s, memory)
     with Progress(len(tasks), "shape") as progress, contextlib.closing(results):
         for result in results:
             if result.reason is not None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.data.pointer import local_folder, parse_location
+from components.data.pointer import DataPointer, local_folder, parse_location
 
 if TYPE_CHECKING:
     from components.render.job import RenderReport
@@ -27,11 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "meshes",
-        type=parse_location,
+        type=_location,
         metavar="MESHES",
-        help="folder, searched recursively for meshes, a .zip of one, or a data pointer (dvc://REPO@REV:PATH)",
+        help="folder, searched recursively for meshes, a .zip of one, the address of either in an object store"
+        " (s3://...), or a data pointer (dvc://REPO@REV:PATH)",
     )
-    add("out", type=Path, metavar="OUT", help="folder of the data set")
+    add(
+        "out",
+        type=_location,
+        metavar="OUT",
+        help="folder of the data set, or an address that it is copied to when it is finished",
+    )
     add("--views", type=int, default=24, help="images per shape (default: %(default)s)")
     add("--resolution", type=int, default=1024, help="image size in pixels (default: %(default)s)")
     add("--supersample", type=int, default=4, help="samples per pixel along each side (default: %(default)s)")
@@ -127,6 +133,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a mesh with more is set aside (default: %(default)s)",
     )
     add(
+        "--max-memory",
+        type=float,
+        metavar="GB",
+        help="of one worker; a mesh that takes more is set aside (its share of the free memory unless given)",
+    )
+    add(
         "--mesh-timeout",
         type=float,
         help="seconds for all views of one mesh; 300 unless given, 3600 with Blender",
@@ -144,16 +156,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _location(text: str) -> Path | DataPointer | str:
+    """A folder, a data pointer, or the address of something in an object store."""
+    return text if "://" in text and not text.startswith("dvc://") else parse_location(text)
+
+
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say. Raises InputError for bad input."""
     # Here and not above, because worker processes import this module before they set their environment.
     from components.render.axes import Axes
     from components.render.job import render_dataset
     from components.render.progress import log
+    from components.render.remote import fetch_meshes, is_url, local_copy
     from components.render.settings import PixelSettings, RenderOptions
     from components.render.tables import read_scales
     from components.render.worker import CUDA_RENDERER_VERSION, make_cuda_renderer
     from get3d_model.data.parts import Shard
+    from get3d_model.data.remote import push_dataset
+    from get3d_model.errors import InputError
     from get3d_model.rendering.environment import light_source
 
     pixels = PixelSettings(
@@ -166,9 +186,12 @@ def run(args: argparse.Namespace) -> None:
         cameras=_cameras(args.cameras).orbit,
         axes=Axes(args.up, args.front),
     )
+    shard = Shard.parse(args.shard)
+    if not isinstance(args.out, (str, Path)):
+        raise InputError("OUT is a data pointer; give a folder, or the address of one in an object store")
     options = RenderOptions(
-        local_folder(args.meshes),
-        args.out,
+        fetch_meshes(args.meshes, shard) if is_url(args.meshes) else local_folder(args.meshes),
+        local_copy(args.out, "rendered") if is_url(args.out) else args.out,
         pixels,
         workers=args.workers,
         splits=args.splits,
@@ -179,8 +202,9 @@ def run(args: argparse.Namespace) -> None:
         category=args.category,
         overwrite=args.overwrite,
         retry_rejected=args.retry_rejected,
-        shard=Shard.parse(args.shard),
+        shard=shard,
         max_triangles=args.max_triangles,
+        max_memory=None if args.max_memory is None else int(args.max_memory * 1e9),
         scales=read_scales(args.scales) if args.scales else {},
         tables={
             kind: path
@@ -201,6 +225,9 @@ def run(args: argparse.Namespace) -> None:
             f" ({report.rendered} rendered, {report.reused} kept, {len(report.rejected)} set aside)"
             f" in {report.seconds:.0f} s"
         )
+    if is_url(args.out):
+        url = args.out.rstrip("/") + ("" if shard.whole else f"/{shard.folder}")
+        log(f"{url}: {push_dataset(report.out, url)} files transferred")
 
 
 def _use_cuda(device: str) -> bool:

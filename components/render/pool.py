@@ -21,11 +21,16 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from components.render.memory import resident_bytes
 from get3d_model.errors import InputError
 
 # Processes are spawned: a forked one would inherit locks and threads of whatever the caller has loaded.
 _CONTEXT = multiprocessing.get_context("spawn")
 _SINGLE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+
+
+# How often the memory of busy workers is looked at; a process fills a few hundred MB in that time at most.
+MEMORY_INTERVAL_S = 0.1
 
 
 class FatalError(Exception):
@@ -55,12 +60,14 @@ def run_tasks(
     make_handler: Callable[[], Callable[[Any], None]],
     workers: int,
     task_timeout_s: float,
+    memory_limit: int | None = None,
 ) -> Iterator[TaskResult]:
     """Runs `handler(task)` for every task in worker processes; yields results in the order they end.
 
     make_handler: a picklable top-level function (or partial of one), called once in every worker.
-    A handler's exception, the death of its process, and running longer than `task_timeout_s` all become the
-    task's reason; a new process takes the place of the lost one. All processes are gone when the
+    memory_limit: bytes that a worker with its children may take.
+    A handler's exception, the death of its process, running longer than `task_timeout_s` and taking more memory all become
+    the task's reason; a new process takes the place of the lost one. All processes are gone when the
     generator is exhausted, closed or left by an exception.
     Raises InputError when `make_handler` does or a handler raises FatalError; RuntimeError when a worker does
     not start.
@@ -82,6 +89,8 @@ def run_tasks(
                         worker.connection.send(worker.task)
             earliest = min(worker.deadline for worker in pool)
             timeout = None if earliest == float("inf") else max(0.0, earliest - time.monotonic())
+            if memory_limit is not None and timeout is not None:
+                timeout = min(timeout, MEMORY_INTERVAL_S)
             readable = set(wait([worker.connection for worker in pool], timeout))
             for worker in pool:
                 result = None
@@ -90,6 +99,13 @@ def run_tasks(
                 elif worker.busy and time.monotonic() >= worker.deadline:
                     reason = (
                         f"took longer than {task_timeout_s:g} s; raise --mesh-timeout or simplify the mesh"
+                    )
+                    result = TaskResult(worker.task, reason)
+                    _stop(worker)
+                elif worker.busy and memory_limit and resident_bytes(worker.process.pid) > memory_limit:
+                    reason = (
+                        f"took more than {memory_limit / 1e9:.1f} GB of memory; raise --max-memory, use fewer workers or"
+                        " simplify the mesh"
                     )
                     result = TaskResult(worker.task, reason)
                     _stop(worker)

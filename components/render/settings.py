@@ -10,6 +10,7 @@ from typing import Any
 
 from components.render.axes import OUR_AXES, Axes
 from components.render.blender.settings import BlenderSettings
+from components.render.memory import LEAST_BYTES
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
 from get3d_model.data.base import PNG_COMPRESS_LEVEL
 from get3d_model.data.parts import WHOLE, Shard
@@ -102,7 +103,8 @@ class RenderOptions:
     processor). splits: folder with train.txt and val.txt (None: looked for in and above `meshes`).
     shapes_per_shard: shapes in one tar (None: as many as make a file of a good size).
     shard: the part of the meshes that this job renders; a part goes to a folder of its own in `out`.
-    max_triangles: a mesh with more is set aside.
+    max_triangles: a mesh with more is set aside; so is one that makes a worker use more than max_memory bytes (None:
+    its share of the memory that is free).
     val_fraction: of the hash split when there are no split files. mesh_timeout_s: seconds per mesh.
     layout: "shards", "published" or "both". category: folder name in the published layout.
     scales: longest side by class, in place of that of `pixels`. tables: files by what they say of shapes:
@@ -125,6 +127,7 @@ class RenderOptions:
     retry_rejected: bool = False
     shard: Shard = WHOLE
     max_triangles: int = 5_000_000
+    max_memory: int | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, Path] = field(default_factory=dict)
 
@@ -136,6 +139,10 @@ class RenderOptions:
             f"--shapes-per-shard must be at least 1, not {self.shapes_per_shard}",
         )
         _check(self.max_triangles >= 1, f"--max-triangles must be at least 1, not {self.max_triangles}")
+        _check(
+            self.max_memory is None or self.max_memory >= LEAST_BYTES,
+            f"--max-memory must be at least {LEAST_BYTES / 1e9:.2f} GB",
+        )
         _check(
             self.shard.whole or self.layout == "shards",
             f"--shard writes shards, not --layout {self.layout}; convert afterwards with `get3d data convert`",

@@ -34,6 +34,11 @@ def _handle(task: tuple[str, float | str]) -> None:
         raise KeyError(argument)
     elif kind == "memory":
         raise MemoryError
+    elif kind == "hog":
+        hoard = []
+        while len(hoard) * 20 < argument:  # MB
+            hoard.append(np.ones(20 * 10**6, np.uint8))
+            time.sleep(0.02)
     elif kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "segfault":

@@ -28,7 +28,7 @@ def save_fan(path: Path, number: int = 0, **extras: str) -> None:
 def render_in_process(monkeypatch: object) -> Iterator[None]:
     """For tests of what is done with the results: tasks run here, because workers take seconds to start."""
 
-    def run_here(tasks, make_handler, workers, task_timeout_s):
+    def run_here(tasks, make_handler, workers, task_timeout_s, memory_limit=None):
         handler = make_handler()
         for task in tasks:
             kind, text = run_one(handler, task)

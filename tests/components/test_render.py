@@ -69,7 +69,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def in_process(monkeypatch) -> Iterator[None]:
     """For tests of what is done with the results: tasks run here, because workers take seconds to start."""
 
-    def run_here(tasks, make_handler, workers, task_timeout_s):
+    def run_here(tasks, make_handler, workers, task_timeout_s, memory_limit=None):
         handler = make_handler()
         for task in tasks:
             kind, text = run_one(handler, task)
@@ -92,7 +92,17 @@ def reference(meshes, tmp_path_factory) -> Path:
 
 def test_what_is_written(reference, meshes):
     assert sorted(path.name for path in reference.iterdir()) == [
-        *("camera", "img", "index.npy", "manifest.json", "rejected.json", "shards", "splits", "train.txt", "val.txt"),
+        *(
+            "camera",
+            "img",
+            "index.npy",
+            "manifest.json",
+            "rejected.json",
+            "shards",
+            "splits",
+            "train.txt",
+            "val.txt",
+        ),
     ]
     manifest = read_manifest(reference)
     assert list(manifest.shapes) == ["ant", "bee", "cow", "eel", "sub-dog"]

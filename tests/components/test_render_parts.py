@@ -82,13 +82,15 @@ def test_merged_parts_are_what_one_job_renders(meshes, tmp_path, split_files):
     before = _files(parts)
     manifest = merge_parts(parts)
     after = _files(parts)
-    assert after.keys() - before.keys() == {"manifest.json", "index.npy", "rejected.json"}
+    written = {"manifest.json", "index.npy", "rejected.json", "splits/train.txt", "splits/val.txt"}
+    assert after.keys() - before.keys() == written
     assert before.items() <= after.items()  # no image, and nothing else of a part, was touched
     _render(meshes, whole, **options)
     _assert_same_content(whole, parts)
     expected = read_manifest(whole)
     assert replace(manifest, shards=[], index=None) == replace(expected, shards=[], index=None)
-    assert (parts / "rejected.json").read_bytes() == (whole / "rejected.json").read_bytes()
+    for name in ("rejected.json", "splits/train.txt", "splits/val.txt"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
     copies = [
         split for split, ids in manifest.splits.items() if {"class-1-twin", "class-1-shape03"} & set(ids)
     ]
@@ -212,3 +214,29 @@ def test_a_data_set_of_damaged_meshes_only(tmp_path):
     assert json.loads((tmp_path / "out" / Shard(0, 2).folder / "rejected.json").read_text())
     with pytest.raises(InputError, match="no shape at all"):
         merge_parts(tmp_path / "out")
+
+
+def test_merging_keeps_the_notes_of_the_parts(meshes, tmp_path):
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    for number in range(6):
+        # A material library that is not there costs the colour and is told.
+        (folder / f"m{number}.obj").write_text(
+            "mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\n"
+            if number % 2
+            else "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+        )
+    for index in range(COUNT):
+        _render(folder, tmp_path / "parts", index, COUNT)
+    merge_parts(tmp_path / "parts")
+    _render(folder, tmp_path / "whole")
+    notes = json.loads((tmp_path / "parts/notes.json").read_text())
+    assert sorted(notes) == ["m1", "m3", "m5"]
+    assert (tmp_path / "parts/notes.json").read_bytes() == (tmp_path / "whole/notes.json").read_bytes()
+    # Another merge, after the files were mended, takes them away again.
+    for path in folder.glob("*.obj"):
+        path.write_text(path.read_text().replace("mtllib gone.mtl\nv 0", "v 0"))
+    for index in range(COUNT):
+        _render(folder, tmp_path / "parts", index, COUNT)
+    merge_parts(tmp_path / "parts")
+    assert not (tmp_path / "parts/notes.json").exists()

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from components.render.memory import LEAST_BYTES, resident_bytes, worker_limit
 from components.render.pool import run_tasks
 from get3d_model.errors import InputError
 from tests.components.render_fakes import make_broken, make_dying, make_nothing, make_task_handler
@@ -29,6 +30,20 @@ def test_trouble_costs_its_own_task_only(tmp_path):
     written = [(tmp_path / str(i)).read_text().split() for i in range(6)]
     assert {threads for _, threads in written} == {"1"}
     assert str(os.getpid()) not in {pid for pid, _ in written}
+
+
+def test_a_task_that_takes_too_much_memory_costs_only_itself(tmp_path):
+    tasks = [("hog", 3000), ("write", str(tmp_path / "a")), ("hog", 40)]
+    results = run_tasks(tasks, make_task_handler, 1, 60.0, 600 * 10**6)
+    reasons = {result.task: result.reason for result in results}
+    assert "took more than 0.6 GB of memory; raise --max-memory" in reasons["hog", 3000]
+    assert reasons["hog", 40] is None and reasons[tasks[1]] is None
+
+
+def test_the_share_of_a_worker():
+    whole, half = worker_limit(1), worker_limit(2)
+    assert whole is None or (whole >= LEAST_BYTES and half <= whole)
+    assert resident_bytes(os.getpid()) > 10**7 and resident_bytes(2**22 + 1) == 0
 
 
 def test_no_tasks():
