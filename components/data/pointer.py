@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ KEY = "dvc_pointer"
 CACHE_VARIABLE = "GET3D_DATA_CACHE"
 _PATTERN = re.compile(r"dvc://(?P<repo>.+)@(?P<revision>[^@:]+):(?P<path>[^@:]+)")
 _CHUNK = 1 << 20
+_TRANSFERS = 8
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,18 @@ def local_folder(location: Path | DataPointer, cache: Path | None = None) -> Pat
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(f"{target.name}.lock")):
             if not target.exists():
+                for left in (partial, *partial.rglob("*")):
+                    if left.is_dir():
+                        remove_temporaries(left)
                 print(f"fetching {location} ({resolved.size / 1e6:.1f} MB) to {target}", flush=True)
-                for file in files:
-                    _fetch(filesystem, resolved, file, partial)
+                with ThreadPoolExecutor(_TRANSFERS) as pool:
+                    waiting = [pool.submit(_fetch, filesystem, resolved, file, partial) for file in files]
+                    try:
+                        for done in waiting:
+                            done.result()
+                    except BaseException:
+                        pool.shutdown(cancel_futures=True)
+                        raise
                 os.replace(partial, target)
     return target
 
@@ -168,7 +179,6 @@ def _fetch(filesystem: Any, pointer: DataPointer, file: PointedFile, folder: Pat
     if target.is_file() and _md5(target) == file.md5:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(target.parent)
     with atomic_path(target) as temporary:
         try:
             filesystem.get_file("/".join(filter(None, ("", pointer.path, file.name))), str(temporary))

@@ -88,7 +88,9 @@ def record_version(request: VersionRequest) -> Version:
         with pod_environment(state, safe):
             clone = clone_at(repo, request.revision, work / "clone")
             (clone.folder / PARAMS_FILE).write_text(params)
-            recorded = record(clone.folder, given, PARAMS_FILE, request.remote, request.without, work)
+            recorded = record(
+                clone.folder, given, PARAMS_FILE, request.remote, request.without, work, state / "hashes"
+            )
             message = commit_message(
                 request.run_id,
                 request.message,

@@ -55,20 +55,31 @@ class _Run:
 
 
 def record(
-    folder: Path, given: Given, params_file: str, remote: str | None, without: Iterable[str], scratch: Path
+    folder: Path,
+    given: Given,
+    params_file: str,
+    remote: str | None,
+    without: Iterable[str],
+    scratch: Path,
+    hashes: Path,
 ) -> Recorded:
     """Writes dvc.lock of the clone in `folder`, after all outputs are in the remote. Raises InputError.
 
     params_file: the name of the params file in the clone, already that of the run. without: names of stages that
-    did not run. scratch: a writable folder.
+    did not run. scratch: a writable folder. hashes: a folder that lasts from attempt to attempt, so that files which
+    did not change are hashed once.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc_data.hashfile.state import State
 
     # It tells of every lock file; errors come as exceptions.
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         with Repo(str(folder)) as repo:
+            # Its own belongs to the place of the clone, which is another one each time.
+            repo.state.close()
+            repo.state = repo.cache.local.state = State(str(folder), str(hashes), repo.dvcignore)
             return _record(repo, folder, given, params_file, remote, tuple(without), scratch)
     except DvcException as error:
         raise InputError(f"the pipeline at this revision: {one_line(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -94,13 +95,13 @@ class RemoteStore:
         if isinstance(source, DataPointer):
             with open_pointer(source) as (pointer, files, filesystem):
                 return self._upload_pointed(pointer, files, filesystem)
+        before = _stamps(source, ignore)
         content = self.hash(source, ignore)
         local = self.repo.cache.local.fs
         objects = [_Object(md5, size or 0, local, str(source / name)) for name, md5, size in content.files]
-        before = _stamps(source, content)
         sent = self._send(objects)
         sent += self._send_listing(content)
-        if _stamps(source, content) != before:
+        if _stamps(source, ignore) != before:
             # What was sent may not be what its name says.
             for item in objects:
                 self.odb.delete(item.md5)
@@ -257,9 +258,15 @@ def is_temporary(path: str) -> bool:
     )
 
 
-def _stamps(source: Path, content: Content) -> list[tuple[int, int]]:
-    found = [(source / name).stat() for name, _, _ in content.files]
-    return [(stat.st_size, stat.st_mtime_ns) for stat in found]
+def _stamps(source: Path, ignore: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
+    """Size and time of every file, by which a change is noticed."""
+    if source.is_file():
+        files = [source]
+    else:
+        walk = _Ignore(source, ignore).walk(os, str(source))
+        files = [Path(folder) / name for folder, _, names in walk for name in names]
+    stats = {str(file): file.stat() for file in files}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 @contextmanager

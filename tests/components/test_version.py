@@ -132,6 +132,48 @@ def test_a_refused_push_can_be_repeated(project: Project) -> None:
     check_version(project.bare, "runs/a-1", project.folder)
 
 
+def test_an_attempt_after_a_failure_does_not_hash_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dvc_data.hashfile.hash as hashing
+
+    hook = project.bare / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    read: list[str] = []
+    original = hashing.file_md5
+    monkeypatch.setattr(
+        hashing, "file_md5", lambda path, *rest, **more: read.append(path) or original(path, *rest, **more)
+    )
+    for _ in range(2):
+        before = len(read)
+        with pytest.raises(InputError):
+            record_version(project.request())
+        hashed = [path for path in read[before:] if str(project.run) in path]
+        assert len(hashed) == (0 if before else 7)
+
+
+def test_an_output_that_changes_meanwhile_is_not_recorded(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.version.upload import RemoteStore
+
+    original = RemoteStore._send
+
+    def send(store: RemoteStore, objects: list[Any]) -> int:
+        (project.run / "outputs/train/model").write_text("goes on")
+        return original(store, objects)
+
+    monkeypatch.setattr(RemoteStore, "_send", send)
+    with pytest.raises(InputError, match=r"outputs/train changed while it was recorded"):
+        record_version(project.request(outputs=tuple(reversed(project.request().outputs))))
+    assert project.branches() == []
+    monkeypatch.undo()
+    record_version(project.request())
+    check_version(project.bare, "runs/a-1", project.folder)
+
+
 def test_a_branch_with_other_content_stays(project: Project) -> None:
     first = record_version(project.request())
     (project.run / "outputs/train/model").write_text("another model")
