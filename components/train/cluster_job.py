@@ -18,6 +18,7 @@ from components.cluster_profile import ClusterProfile
 from components.train.follow import JobState, Phase
 from components.train.job_spec import RUN_LABEL, SPEC_ANNOTATION, JobSpec, job_name, spec_hash
 from components.train.pods import (
+    TIMEOUT,
     api_client,
     end_reason,
     follow_log,
@@ -128,7 +129,9 @@ class ClusterJob(ABC):
 
     def pods(self) -> list[client.V1Pod]:
         return self.core.list_namespaced_pod(
-            self.profile.namespace, label_selector=f"{self.pod_selector}={self.name}"
+            self.profile.namespace,
+            label_selector=f"{self.pod_selector}={self.name}",
+            _request_timeout=TIMEOUT,
         ).items
 
     def state(self) -> JobState:
@@ -156,10 +159,11 @@ class ClusterJob(ABC):
 
     def _away(self, error: Exception) -> JobState:
         now = time.monotonic()
+        said = _said(error) if isinstance(error, ApiException) else str(error)
         self._away_since = self._away_since or now
         if now - self._away_since > PATIENCE_S:
             raise InputError(
-                f"the API server has not answered for {PATIENCE_S:.0f} s ({error}); job {self.name} may still run: run "
+                f"the API server has not answered for {PATIENCE_S:.0f} s ({said}); job {self.name} may still run: run "
                 "the same command again to follow it"
             ) from error
         return JobState(Phase.RUNNING, "the API server does not answer", self.nodes)
@@ -167,7 +171,9 @@ class ClusterJob(ABC):
     def _events(self) -> str:
         """The newest warning about the job itself, where there are no pods yet that could say what is missing."""
         events = self.core.list_namespaced_event(
-            self.profile.namespace, field_selector=f"involvedObject.name={self.name},type=Warning"
+            self.profile.namespace,
+            field_selector=f"involvedObject.name={self.name},type=Warning",
+            _request_timeout=TIMEOUT,
         ).items
         return f"{events[-1].reason}: {events[-1].message}".strip().replace("\n", " ") if events else ""
 

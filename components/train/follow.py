@@ -23,7 +23,9 @@ _PROGRESS_STEP = 0.05
 _RANK_LINE = re.compile(r"\[(\d+)\]:(.*)", re.DOTALL)
 _IDENTITY = re.compile(r"this is rank (\d+) of (\d+) \(node \d+, local rank (\d+)\)")
 _KIMG = re.compile(r"kimg ([\d.]+)/([\d.]+).*?ETA ([\d:]+)")
-# Of torchrun's summary of a failure.
+# Of torchrun's report of a failure, in which lines that look like a process's are its own.
+_REPORT_BEGINS = "Failures:"
+_REPORT_ENDS = re.compile(r"={20,}")
 _ROOT_CAUSE = "Root Cause (first observed failure):"
 _FAILED_AT = re.compile(r"\s*time\s*: (\S+)")
 _FAILED_RANK = re.compile(r"\s*rank\s*: (\d+) \(local_rank: (\d+)\)")
@@ -116,6 +118,7 @@ class LogBook:
         self._lock = threading.Lock()
         self._ranks: dict[tuple[int, int], int] = {}
         self._tails: dict[tuple[int, int | None], deque[str]] = {}
+        self._reports: set[int] = set()
         self._summary: dict[int, dict[str, str]] = {}
         self.failures: list[Failure] = []
         self.share = 0.0
@@ -127,7 +130,7 @@ class LogBook:
         """line: without its line end."""
         with self._lock:
             match = _RANK_LINE.fullmatch(line)
-            if match is None or node in self._summary:
+            if match is None or node in self._reports:
                 self._agent_line(node, line)
                 return
             local_rank, text = int(match[1]), match[2]
@@ -143,6 +146,10 @@ class LogBook:
     def _agent_line(self, node: int, line: str) -> None:
         self._keep((node, None), line)
         self._write(f"[node {node}] {line}")
+        if line == _REPORT_BEGINS:
+            self._reports.add(node)
+        elif node in self._reports and _REPORT_ENDS.fullmatch(line):
+            self._reports.discard(node)
         if _ROOT_CAUSE in line:
             self._summary[node] = {}
         elif node in self._summary:
@@ -249,15 +256,16 @@ def follow(job: Job, limits: Limits, write: Callable[[str], None], caught: list[
         reader.start()
     try:
         state = _watch(job, limits, write, caught)
+        if state.phase is Phase.FAILED:
+            job.end_rest()
     finally:
         over.set()
         deadline = time.monotonic() + limits.drain_s
         for reader in readers:
             reader.join(max(0.0, deadline - time.monotonic()))
+    write(f"job {job.name}: {state.phase.value}{f': {state.reason}' if state.reason else ''}")
     if state.phase is Phase.FAILED:
-        error = book.explain(job.name, state.reason)
-        job.end_rest()
-        raise error
+        raise book.explain(job.name, state.reason)
 
 
 def _read(job: Job, node: int, over: threading.Event, book: LogBook, write: Callable[[str], None]) -> None:
@@ -274,14 +282,14 @@ def _watch(job: Job, limits: Limits, write: Callable[[str], None], caught: list[
     while True:
         state = job.state()
         now = time.monotonic()
+        if state.over:
+            return state
         if state != told:
             told = state
             running = f", {state.nodes} of {job.nodes} nodes run" if state.phase is Phase.PENDING else ""
             write(
                 f"job {job.name}: {state.phase.value}{running}{f': {state.reason}' if state.reason else ''}"
             )
-        if state.over:
-            return state
         if caught:
             write(f"{signal.Signals(caught[0]).name}: cancelling job {job.name}")
             job.cancel()

@@ -14,7 +14,7 @@ from torchx.specs import macros
 from components.train.cluster_job import TTL_AFTER_END_S, ClusterJob
 from components.train.follow import Phase
 from components.train.job_spec import PORT
-from components.train.pods import shape_pod
+from components.train.pods import TIMEOUT, shape_pod
 
 _HOST = "GET3D_FIRST_POD"
 
@@ -87,12 +87,14 @@ class IndexedJob(ClusterJob):
     def _create(self) -> None:
         job, service = self.manifests
         namespace = self.profile.namespace
-        created = self._batch.create_namespaced_job(namespace, job)
+        created = self._batch.create_namespaced_job(namespace, job, _request_timeout=TIMEOUT)
         # Goes with the job.
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self.name, "uid": created.metadata.uid}
         try:
             self.core.create_namespaced_service(
-                namespace, {**service, "metadata": {**service["metadata"], "ownerReferences": [owner]}}
+                namespace,
+                {**service, "metadata": {**service["metadata"], "ownerReferences": [owner]}},
+                _request_timeout=TIMEOUT,
             )
         except Exception:
             self._delete()
@@ -103,14 +105,20 @@ class IndexedJob(ClusterJob):
 
     def _list(self, selector: str) -> list[dict[str, Any]]:
         return self._plain(
-            self._batch.list_namespaced_job(self.profile.namespace, label_selector=selector)
+            self._batch.list_namespaced_job(
+                self.profile.namespace, label_selector=selector, _request_timeout=TIMEOUT
+            )
         ).get("items", [])
 
     def _read(self) -> dict[str, Any]:
-        return self._plain(self._batch.read_namespaced_job(self.name, self.profile.namespace))
+        return self._plain(
+            self._batch.read_namespaced_job(self.name, self.profile.namespace, _request_timeout=TIMEOUT)
+        )
 
     def _delete(self) -> None:
-        self._batch.delete_namespaced_job(self.name, self.profile.namespace, propagation_policy="Background")
+        self._batch.delete_namespaced_job(
+            self.name, self.profile.namespace, propagation_policy="Background", _request_timeout=TIMEOUT
+        )
 
     def _end(self, job: dict[str, Any]) -> tuple[Phase, str] | None:
         for condition in job.get("status", {}).get("conditions") or []:

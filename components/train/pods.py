@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -19,6 +20,8 @@ from get3d_model.errors import InputError
 
 _INDEX_KEYS = ("torchx.pytorch.org/replica-id", "batch.kubernetes.io/job-completion-index")
 _CONNECT_S = 10.0
+TIMEOUT = (_CONNECT_S, 60.0)
+"""Of every request: connecting, and waiting for the answer. Without it a lost connection is waited for for ever."""
 # A stream that is silent for longer is opened again: a dead connection looks like a quiet one.
 _SILENCE_S = 120.0
 _POLL_S = 1.0
@@ -32,7 +35,11 @@ def api_client() -> client.ApiClient:
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
-            config.load_kube_config(client_configuration=configuration)
+            config.load_kube_config(
+                # The library reads the variable when it is imported.
+                config_file=os.environ.get("KUBECONFIG"),
+                client_configuration=configuration,
+            )
     except (config.ConfigException, OSError) as error:
         raise InputError(
             f"no Kubernetes cluster to talk to ({error}); run inside one, or set KUBECONFIG"

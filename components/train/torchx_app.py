@@ -81,7 +81,8 @@ def train(
         memMB=memMB,
         j=j,
         # torchrun reads its own --max-restarts from here. It has one thread per process unless told otherwise.
-        env={"PET_MAX_RESTARTS": str(max_restarts), **(env or {})},
+        # TorchX takes LOGLEVEL from wherever the job is submitted unless it is given.
+        env={"PET_MAX_RESTARTS": str(max_restarts), "LOGLEVEL": "WARNING", **(env or {})},
         rdzv_port=rdzv_port,
         # Nodes start minutes apart; the default is to give up on the first one's store after one minute.
         rdzv_conf=f"join_timeout={rdzv_timeout_s},read_timeout={rdzv_timeout_s}",

@@ -11,9 +11,14 @@ from torchx.schedulers.kubernetes_scheduler import create_scheduler
 
 from components.train.cluster_job import TTL_AFTER_END_S, ClusterJob
 from components.train.follow import Phase
-from components.train.pods import shape_pod
+from components.train.pods import TIMEOUT, shape_pod
 
-_GROUP = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
+_JOBS: dict[str, Any] = {
+    "group": "batch.volcano.sh",
+    "version": "v1alpha1",
+    "plural": "jobs",
+    "_request_timeout": TIMEOUT,
+}
 _ENDED_BADLY = ("Failed", "Aborted", "Terminated")
 # What would make equal jobs differ.
 _RANDOM_VARIABLES = ("TORCHX_INTERNAL_SESSION_ID",)
@@ -24,8 +29,7 @@ class VolcanoJob(ClusterJob):
 
     def build(self) -> list[dict[str, Any]]:
         profile = self.profile
-        self._runner = Runner("get3d", {"kubernetes": create_scheduler})
-        self._dryrun = self._runner.dryrun(
+        self._dryrun = Runner("get3d", {"kubernetes": create_scheduler}).dryrun(
             self.spec.application(self.spec.max_retries, params_inside=True),
             "kubernetes",
             {
@@ -67,22 +71,23 @@ class VolcanoJob(ClusterJob):
         return client.CustomObjectsApi(self.api)
 
     def _create(self) -> None:
-        self._runner.schedule(self._dryrun)
+        runner = Runner("get3d", {"kubernetes": lambda name, **_: create_scheduler(name, client=self.api)})
+        runner.schedule(self._dryrun)
 
     def _list(self, selector: str) -> list[dict[str, Any]]:
         return self._custom.list_namespaced_custom_object(
-            namespace=self.profile.namespace, label_selector=selector, **_GROUP
+            namespace=self.profile.namespace, label_selector=selector, **_JOBS
         )["items"]
 
     def _read(self) -> dict[str, Any]:
         return self._custom.get_namespaced_custom_object(
-            namespace=self.profile.namespace, name=self.name, **_GROUP
+            namespace=self.profile.namespace, name=self.name, **_JOBS
         )
 
     def _delete(self) -> None:
         # TorchX would first read states that it does not know all of, and ask for more rights than this needs.
         self._custom.delete_namespaced_custom_object(
-            namespace=self.profile.namespace, name=self.name, propagation_policy="Background", **_GROUP
+            namespace=self.profile.namespace, name=self.name, propagation_policy="Background", **_JOBS
         )
 
     def _end(self, job: dict[str, Any]) -> tuple[Phase, str] | None:
