@@ -133,7 +133,6 @@ class Rollout:
                 self.served.set_pending(Pending("deploy", number))
                 kept = before.served[-(self.keep - 1) :] if self.keep > 1 else []
                 removed = self._switch([*kept, number], number, export.reference)
-            self.served.set_pending(None)
         except (*FAILURES, OSError) as error:
             if verified:
                 report = Report(DEPLOYED, number, before.previous, f"{error}; that replica needs a look")
@@ -143,7 +142,7 @@ class Rollout:
             report = Report(DEPLOYED, number, before.previous if again else before.current)
             report.removed_versions = removed
         report.exported_version, report.replicas = export.number, self.reports
-        return self._recorded(report, start)
+        return self._recorded(report, start, settled=True)
 
     def roll_back(self) -> Report:
         """To the version before, which is still loaded. Raises InputError where there is none."""
@@ -161,14 +160,15 @@ class Rollout:
         kept = [version for version in now.served if version <= target]
         try:
             self._switch(kept, target, self.served.reference(target), prune=False)
-            self.served.set_pending(None)
         except FAILURES as error:
             report.reason = f"{ASKED_FOR}, but not every replica followed: {error}"
-        return self._recorded(report, start)
+        # What not every replica did is done by the next run.
+        return self._recorded(report, start, settled=report.reason == ASKED_FOR)
 
-    def _recorded(self, report: Report, start: float) -> Report:
+    def _recorded(self, report: Report, start: float, settled: bool) -> Report:
         report.seconds = round(time.monotonic() - start, 3)
-        self.served.record({key: value for key, value in report.to_json().items() if key != "replicas"})
+        event = {key: value for key, value in report.to_json().items() if key != "replicas"}
+        self.served.record(event, settled)
         return report
 
     def _settle(self, pending: Pending, before: Snapshot) -> Snapshot:
@@ -178,8 +178,9 @@ class Rollout:
         else:
             kept = [version for version in before.served if version <= pending.version]
         self.say(f"settling a {pending.action} to version {pending.version} that was interrupted")
-        if kept and kept != before.served:
+        if kept:
             self.served.serve(kept)
+            # Also where the configuration says so already: not every replica may have read it.
             for replica in self.replicas:
                 replica.load(MODEL_NAME)
         self.served.set_pending(None)
@@ -274,7 +275,6 @@ class Rollout:
                 report.reason = f"{reason}; not restored, restart: {', '.join(unrestored)}"
         if number is not None:
             self.served.remove_version(number)
-        self.served.set_pending(None)
         return report
 
     def _restore(self, replica: Replica, anything: bool) -> bool:

@@ -141,10 +141,11 @@ class ServedRepository:
     def set_pending(self, pending: Pending | None) -> None:
         self._change_state(pending=asdict(pending) if pending else None)
 
-    def record(self, event: dict[str, Any]) -> None:
-        """Adds to the history."""
+    def record(self, event: dict[str, Any], settled: bool) -> None:
+        """Adds to the history. settled: nothing is pending any more; both are one write, so that no kill parts them."""
         stamped = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}
-        self._change_state(history=[*self._state()["history"], stamped][-KEPT_HISTORY:])
+        values: dict[str, Any] = {"history": [*self._state()["history"], stamped][-KEPT_HISTORY:]}
+        self._change_state(**values, **({"pending": None} if settled else {}))
 
     def _add_config(self, version: int, config: str) -> None:
         self.store.write(f"{MODEL_NAME}/{version}/{CONFIG_FILE}", config.encode())

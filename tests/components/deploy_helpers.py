@@ -4,6 +4,10 @@ the time. Triton, its model processes, gRPC and the files are real; only the net
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -11,6 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from components.deploy.main import REPORT_FILE
+from components.deploy.main import main as run_deploy
+from components.deploy.served import ServedRepository
+from components.deploy.store import open_store
 from get3d_model.files import write_json_atomic
 from get3d_model.mesh_io import mesh_bytes
 from get3d_model.types import TexturedMesh
@@ -18,6 +26,7 @@ from serving.client import Get3DClient
 from serving.codec import MODEL_NAME, SampleRequest
 from serving.reference import write_reference
 from serving.repository import CARD_FILE, CONFIG_FILE, Defaults, ModelCard, file_hashes, render_config
+from serving.server import TritonServer
 
 REQUEST = SampleRequest(0, 0.7, 64, "glb")
 MODEL = """
@@ -91,9 +100,9 @@ def write_export(repository: Path, number: int, bad: str = "", version: int = 1)
 class Load:
     """Clients that sample all the time; every answer and every failure is kept."""
 
-    def __init__(self, url: str, concurrency: int = 8, **options: object) -> None:
+    def __init__(self, url: str, concurrency: int = 8, request: SampleRequest = REQUEST) -> None:
         self.url = url
-        self.options = options
+        self.request = request
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self._lock, self._over = threading.Lock(), threading.Event()
@@ -112,11 +121,10 @@ class Load:
             thread.join()
 
     def _sample(self) -> None:
-        with Get3DClient(self.url, timeout_s=20.0, **self.options) as client:
-            # No attempt is repeated: a request that only a retry saves counts as lost.
+        with Get3DClient(self.url, timeout_s=60.0) as client:
             while not self._over.is_set():
                 try:
-                    response = client.sample(REQUEST)
+                    response = client.sample(self.request)
                 except Exception as error:
                     with self._lock:
                         self.failures.append(f"{type(error).__name__}: {error}")
@@ -124,3 +132,64 @@ class Load:
                 else:
                     with self._lock:
                         self.answers[response.metadata.version] += 1
+
+
+KILLED = """
+import os, sys
+from components.deploy.main import main
+from components.deploy.store import FolderStore
+from serving.replica import Replica
+kind, at = sys.argv[1].split(":")
+calls = 0
+def watch(owner, name):
+    original = getattr(owner, name)
+    def wrapped(*arguments, **options):
+        global calls
+        calls += kind in ("any", name)
+        if calls == int(at):
+            os.kill(os.getpid(), 9)
+        return original(*arguments, **options)
+    setattr(owner, name, wrapped)
+for owner, names in ((FolderStore, ("write", "upload", "copy", "remove")), (Replica, ("load", "unload", "sample"))):
+    for name in names:
+        watch(owner, name)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+class Deploys:
+    """`get3d deploy` with this target and these servers."""
+
+    def __init__(self, target: Path, servers: list[TritonServer], tmp_path: Path) -> None:
+        self.arguments = ["--target", str(target), "--url", ",".join(s.grpc_url for s in servers)]
+        self.out = tmp_path / "out"
+        self.tmp_path = tmp_path
+        self.served = ServedRepository(open_store(str(target)))
+
+    def __call__(self, *arguments: str) -> int:
+        return run_deploy([*self.arguments, "--out", str(self.out), *arguments])
+
+    def export(self, number: int, bad: str = "") -> str:
+        return str(
+            write_export(self.tmp_path / f"export-{number}-{len(list(self.tmp_path.iterdir()))}", number, bad)
+        )
+
+    @property
+    def report(self) -> dict:
+        return json.loads((self.out / REPORT_FILE).read_text())
+
+    def killed(self, where: str, *arguments: str) -> bool:
+        """Runs as a process of its own that is killed before its n-th call of a kind ("load:3", "any:7"); False: it
+        came to its end before."""
+        command = [sys.executable, "-c", KILLED, where, *self.arguments, "--out", str(self.out), *arguments]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+        assert done.returncode in (0, -signal.SIGKILL)
+        return done.returncode != 0
+
+
+def answers(servers: list[TritonServer]) -> list[bytes]:
+    meshes = []
+    for server in servers:
+        with Get3DClient(server.grpc_url, timeout_s=5.0) as client:
+            meshes.append(client.sample(REQUEST).mesh)
+    return meshes
