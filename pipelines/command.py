@@ -61,7 +61,10 @@ def add_parameters(parser: argparse.ArgumentParser, local: bool) -> None:
         metavar="NAME=VALUE",
         help="change a setting: training.r1_gamma=80",
     )
-    add("--meshes", help="folder or .zip with meshes, as the steps see it; procedural vehicles unless given")
+    add(
+        "--meshes",
+        help="folder or .zip, dvc://REPO@REVISION:PATH, or s3://...; procedural vehicles unless given",
+    )
     add("--shards", type=int, default=default(3), help="jobs that render, each a part of the meshes")
     add("--nodes", type=int, default=default(1), help="machines that train")
     add("--procs-per-node", type=int, default=default(2), help="training processes on each, one per GPU")

@@ -95,7 +95,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
         Args:
             params: Params file as text, the name of a preset (demo, vehicles_256, car_1024, ...), or a path.
             overrides: Settings to change, a line each (or JSON), such as training.r1_gamma: 80.
-            meshes: Folder or .zip with meshes, as the steps see it; empty for procedural vehicles.
+            meshes: Folder or .zip as the steps see it, dvc://REPO@REVISION:PATH, or s3://...; empty for procedural vehicles.
             workspace: Folder on the shared volume that every step sees.
             shards: Jobs that render, each a part of the meshes.
             render_workers: Processes of each of them; 0 for one per processor.

@@ -42,10 +42,18 @@ def evaluate(
     """
     from components import artifacts
     from components.evaluate import main, step
+    from components.validate.meshes import local_meshes
 
     with artifacts.one_line_errors("evaluate"), artifacts.params_file(config) as params:
         data = artifacts.read_pointer(dataset.path)
-        arguments = ["--checkpoint", step.weights(model.path), "--data", data, "--meshes", meshes]
+        arguments = [
+            "--checkpoint",
+            step.weights(model.path),
+            "--data",
+            data,
+            "--meshes",
+            local_meshes(meshes),
+        ]
         arguments += ["--production", production_metrics] if production_metrics else []
         arguments += ["--device", "auto"]
         artifacts.call(main.main, *arguments, "--out", evaluation.path, "--config", params)

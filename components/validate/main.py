@@ -76,23 +76,6 @@ def with_overrides(params: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     return changed
 
 
-def mesh_fingerprint(meshes: Path) -> str:
-    """Names, sizes and times of the files: what changed since the last run, found without reading a mesh."""
-    meshes = Path(meshes)
-    if meshes.is_file():
-        files = [meshes]
-    else:
-        files = sorted(
-            Path(root) / name
-            for root, folders, names in os.walk(meshes, followlinks=True)
-            if not any(part.startswith(".") for part in Path(root).relative_to(meshes).parts)
-            for name in names
-            if not name.startswith(".")
-        )
-    facts = [(str(f.relative_to(meshes)), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
-    return sha256_json(facts)[:16]
-
-
 def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     """All that the steps need to know, with a folder of its own for every data set and training.
 
@@ -230,6 +213,10 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
     for url in filter(None, args.triton_urls.split(",")):
         if not _ADDRESS.fullmatch(url) or not 0 < int(url.rpartition(":")[2]) < 65536:
             raise InputError(f"triton_urls must be HOST:PORT, separated by commas, not {url!r}")
+    if args.git_repository and "://" in args.meshes and not args.meshes.startswith("dvc://"):
+        raise InputError(
+            f"meshes {args.meshes} cannot be part of a version; give a folder or a dvc:// pointer, or no git_repository"
+        )
     if args.git_repository and not args.git_revision:
         raise InputError(
             "git_revision is empty; give the commit or branch of git_repository that this run belongs to"
@@ -251,21 +238,17 @@ def _workspace(path: Path) -> Path:
 
 
 def _meshes(given: str, config: Config, workspace: Path, synth_code: str) -> tuple[str, str, bool]:
-    """(folder or zip, fingerprint, whether the vehicles are still to be made)."""
+    """(where they are, fingerprint, whether the vehicles are still to be made)."""
     if not given and config.meshes.path != type(config.meshes)().path:
         given = config.meshes.path
     if not given:
         facts = [config.meshes.synth_count, config.meshes.synth_seed, synth_code]
         key = sha256_json(facts)[:16]
         return str(workspace / "meshes" / f"vehicles-{key}"), key, True
-    path = Path(given).absolute()
-    # Here and not above, because it takes a second.
-    from components.render.archive import is_archive
-    from components.render.inputs import find_meshes
+    from components.validate.meshes import find_source
 
-    if not is_archive(path):
-        find_meshes(path)
-    return str(path), mesh_fingerprint(path), False
+    source, fingerprint = find_source(given)
+    return source, fingerprint, False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -281,7 +264,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--meshes",
         default="",
-        help="folder or .zip with meshes; empty: the params file's, or procedural vehicles",
+        help="folder or .zip with meshes, dvc://REPO@REVISION:PATH, or s3://...; empty: the params file's, or vehicles",
     )
     add("--workspace", type=Path, required=True, help="folder that every step sees: the shared volume")
     add("--shards", type=int, default=1, help="jobs that render, each a part of the meshes")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from components.artifacts import call, params_file, read_json, read_pointer
+from components.data.pointer import SCHEME
 from get3d_model.config import config_to_dict, load_config
 from get3d_model.files import write_json_atomic
 
@@ -21,12 +22,17 @@ _MADE_PREFIX = "vehicles-"
 
 def outputs(
     meshes: str, dataset: str, model: Mapping[str, Any], evaluation: str, repository: str | None
-) -> dict[str, Path]:
+) -> dict[str, Path | str]:
     """What dvc.yaml calls them, and where they lie. Raises InputError for a folder that is gone."""
-    source = Path(meshes)
-    made = source.name.startswith(_MADE_PREFIX)
+    if meshes.startswith(SCHEME):
+        # By pointer: the version names where the meshes are, and copies nothing.
+        made, name, source = False, OWN_MESHES, meshes
+    else:
+        source = Path(meshes)
+        made = source.name.startswith(_MADE_PREFIX)
+        name = f"{OWN_MESHES}{source.suffix if source.is_file() else ''}"
     found = {
-        MADE_MESHES if made else f"{OWN_MESHES}{source.suffix if source.is_file() else ''}": source,
+        MADE_MESHES if made else name: source,
         "data/rendered": read_pointer(dataset),
         "outputs/train": Path(model["training"]),
         "outputs/evaluation": Path(evaluation),
@@ -35,7 +41,12 @@ def outputs(
 
 
 def record(
-    git_repository: str, git_revision: str, run_id: str, params: Path, found: Mapping[str, Path], out: str
+    git_repository: str,
+    git_revision: str,
+    run_id: str,
+    params: Path,
+    found: Mapping[str, Path | str],
+    out: str,
 ) -> dict[str, Any]:
     """Records the run. Returns what version.json says. Raises InputError."""
     if not git_repository:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from components.artifacts import resolve_init_from
-from components.validate.main import main, mesh_fingerprint, override_lines, with_overrides
+from components.validate.main import main, override_lines, with_overrides
+from components.validate.meshes import local_meshes, mesh_fingerprint
 from get3d_model.errors import InputError
 
 
@@ -74,6 +75,41 @@ def test_changed_meshes_are_noticed_without_reading_them(meshes: Path) -> None:
     assert mesh_fingerprint(meshes) == before
     shutil.copy(meshes / "a.obj", meshes / "new.obj")
     assert mesh_fingerprint(meshes) != before
+
+
+def test_meshes_by_pointer_are_pinned_to_a_commit(tmp_path: Path) -> None:
+    from tests.components.version_project import git
+
+    work = tmp_path / "meshes-repo"
+    (work / "cars").mkdir(parents=True)
+    (work / "cars" / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    git(work, "init", "--quiet", "--initial-branch", "main")
+    from dvc.repo import Repo
+
+    with Repo.init(str(work)) as repo:
+        repo.add(str(work / "cars"))
+    git(work, "add", ".")
+    git(work, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "cars")
+    commit = git(work, "rev-parse", "HEAD")
+    found = plan(tmp_path, "--meshes", f"dvc://{work}@main:cars")
+    assert found["meshes"] == f"dvc://{work}@{commit}:cars" and found["synth_count"] == 0
+    with pytest.raises(InputError, match="there is no such path at that revision"):
+        plan(tmp_path, "--meshes", f"dvc://{work}@main:trucks")
+
+
+def test_meshes_in_a_store(meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GET3D_DATA_CACHE", str(tmp_path / "cache"))
+    url = f"file://{meshes}"
+    first = plan(tmp_path, "--meshes", url)
+    assert first["meshes"] == url
+    local = local_meshes(url)
+    assert sorted(path.name for path in local.iterdir()) == ["a.obj", "b.obj"] and local != meshes
+    (meshes / "c.obj").write_text((meshes / "a.obj").read_text())
+    assert plan(tmp_path, "--meshes", url)["mesh_fingerprint"] != first["mesh_fingerprint"]
+    with pytest.raises(InputError, match="does not exist or is empty"):
+        plan(tmp_path, "--meshes", f"{url}/nothing")
+    with pytest.raises(InputError, match="cannot be part of a version"):
+        plan(tmp_path, "--meshes", url, "--git-repository", "r", "--git-revision", "main")
 
 
 def test_the_model_in_production_matters_only_where_it_is_compared_with(tmp_path: Path) -> None:
