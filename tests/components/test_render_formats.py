@@ -42,7 +42,7 @@ TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 {} 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl a\nf 1/1 
 def in_process(monkeypatch) -> Iterator[None]:
     """Tasks run here, because workers take seconds to start."""
 
-    def run_here(tasks, make_handler, workers, task_timeout_s):
+    def run_here(tasks, make_handler, workers, task_timeout_s, memory_limit=None):
         handler = make_handler()
         for task in tasks:
             kind, text = run_one(handler, task)
