@@ -38,6 +38,7 @@ from get3d_model.types import ColoredMesh, Mesh, TexturedMesh
 from serving.codec import (
     COLORED_FORMATS,
     FORMAT_SUFFIX,
+    MAX_RESPONSE_BYTES,
     SampleMetadata,
     SampleRequest,
     SampleResponse,
@@ -273,6 +274,11 @@ class Engine:
         row.state.check("encode")
         with self._stage("encode", [row]):
             content = mesh_bytes(result, request.file_format)
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise InputError(
+                    f"the {request.file_format} has {len(content) >> 20} MiB, more than {MAX_RESPONSE_BYTES >> 20}; "
+                    "lower target_triangles or texture_resolution"
+                )
             facts = {
                 "vertices": len(result.vertices_V3),
                 "faces": len(result.faces_F3),

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
 from get3d_model.errors import InputError
@@ -39,6 +39,10 @@ from serving.repository import (
     render_config,
     versions,
 )
+
+if TYPE_CHECKING:
+    from get3d_model.generator import Generator
+    from get3d_model.inference import Sampler
 
 DISTRIBUTION = "get3d-pipeline"
 CHECK_SEED = 0
@@ -73,8 +77,10 @@ def export(
     # Here and not above, so that `get3d export --help` does not wait for torch.
     import torch
 
+    from components.export import programs
     from get3d_model.bundle import EMA, is_bundle, load_parts
     from get3d_model.inference import GENERATOR_FILE, find_checkpoint
+    from get3d_model.stable_sampler import StableSampler
     from get3d_model.weights import save_tensors
 
     if version is not None and version < 1:
@@ -114,9 +120,13 @@ def export(
         folder = model_folder / str(number)
         if not exists:
             _check_same_mesh(source, staged)
-            card = _with_programs(card, staged, onnx)
+            sampler = StableSampler.load(staged)
+            sampler.programs, checks = programs.write_programs(sampler.generator, staged, onnx)
+            card = replace(
+                card, files=file_hashes(staged), parameters=_parameters(sampler.generator), checks=checks
+            )
             write_json_atomic(staged / CARD_FILE, card.to_json())
-            _write_reference(staged, serving.truncation_psi, serving.texture_resolution)
+            _write_reference(sampler, staged, serving.truncation_psi, serving.texture_resolution)
         text = render_config(serving.max_batch_size, limits, serving.instances, serving.device)
         write_bytes_atomic(model_folder / CONFIG_FILE, text.encode())
         if not exists:
@@ -140,18 +150,9 @@ def _origin(given: Origin, description: dict[str, Any]) -> Origin:
     )
 
 
-def _with_programs(card: ModelCard, staged: Path, onnx: bool) -> ModelCard:
-    """Writes the networks' programs, and completes the card by them."""
-    from components.export.programs import write_programs
-    from get3d_model.inference import Sampler
-
-    generator = Sampler.load(staged).generator
-    checks = write_programs(generator, staged, onnx)
-    parameters = {
-        "mapping": sum(p.numel() for m in (generator.mapping, generator.mapping_geo) for p in m.parameters()),
-        "synthesis": sum(p.numel() for p in generator.synthesis.parameters()),
-    }
-    return replace(card, files=file_hashes(staged), parameters=parameters, checks=checks)
+def _parameters(generator: Generator) -> dict[str, int]:
+    mapping = sum(p.numel() for m in (generator.mapping, generator.mapping_geo) for p in m.parameters())
+    return {"mapping": mapping, "synthesis": sum(p.numel() for p in generator.synthesis.parameters())}
 
 
 @contextmanager
@@ -218,13 +219,11 @@ def _check_mesh(checkpoint: Path) -> bytes:
     return mesh_bytes(with_extras(mesh, {}), "glb")
 
 
-def _write_reference(staged: Path, psi: float, texture_resolution: int) -> None:
+def _write_reference(sampler: Sampler, staged: Path, psi: float, texture_resolution: int) -> None:
     """The sample that a roll-out compares every server's with."""
     from get3d_model.inference import with_extras
     from get3d_model.mesh_io import mesh_bytes
-    from get3d_model.stable_sampler import StableSampler
 
-    sampler = StableSampler.load_exported(staged)
     request = SampleRequest(CHECK_SEED, psi, texture_resolution, "glb")
     (mesh,) = sampler.generate([CHECK_SEED], psi, texture_resolution)
     write_reference(staged, request, mesh_bytes(with_extras(mesh, sampler.extras(CHECK_SEED, psi)), "glb"))

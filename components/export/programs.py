@@ -12,7 +12,14 @@ from torch import Tensor
 from components.export.onnx_form import ONNX_FILES, OUTPUT_NAMES, run_onnx, write_onnx
 from get3d_model.errors import InputError
 from get3d_model.generator import Generator
-from get3d_model.programs import PROGRAM_FILES, export_program, load_program, networks_of, save_program
+from get3d_model.programs import (
+    PROGRAM_FILES,
+    Programs,
+    export_program,
+    load_program,
+    networks_of,
+    save_program,
+)
 
 # Shares of an output's largest magnitude. A program runs the modules' own operators; other runtimes sum in another
 # order, and the deformation passes on what they lose ten-fold.
@@ -21,13 +28,14 @@ ONNX_TOLERANCE = 1e-4
 CHECK_SEEDS = (0, 1)
 
 
-def write_programs(generator: Generator, folder: Path, onnx: bool = True) -> dict[str, Any]:
+def write_programs(generator: Generator, folder: Path, onnx: bool = True) -> tuple[Programs, dict[str, Any]]:
     """Writes both networks of a generator (on the CPU, in evaluation) as programs and, on request, as ONNX.
 
     Every file is loaded again and compared with the modules, on inputs it was not traced with. Returns the
-    differences and what was allowed. Raises InputError above that.
+    loaded programs, and the differences with what was allowed. Raises InputError above that.
     """
     checks: dict[str, Any] = {}
+    programs = {}
     traced = networks_of(generator)
     others = [networks_of(generator, seed) for seed in CHECK_SEEDS]
     for name, network in traced.items():
@@ -36,15 +44,15 @@ def write_programs(generator: Generator, folder: Path, onnx: bool = True) -> dic
         program = export_program(network)
         path = Path(folder) / PROGRAM_FILES[name]
         save_program(program, path)
-        loaded = load_program(path)
-        found = [loaded(*other[name].inputs) for other in others]
+        programs[name] = load_program(path)
+        found = [programs[name](*other[name].inputs) for other in others]
         checks[path.name] = _compared(path, name, wanted, found, PROGRAM_TOLERANCE)
         if onnx:
             path = Path(folder) / ONNX_FILES[name]
             write_onnx(name, program, path)
             found = [run_onnx(path, other[name].inputs) for other in others]
             checks[path.name] = _compared(path, name, wanted, found, ONNX_TOLERANCE)
-    return checks
+    return Programs(**programs), checks
 
 
 def _compared(

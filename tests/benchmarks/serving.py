@@ -1,107 +1,238 @@
-"""The served model: `python -m tests.benchmarks.serving [--params F]` prints one JSON line.
+"""The served model: `python -m tests.benchmarks.serving` prints one JSON line.
 
-The real Triton server on this machine, asked over gRPC for textured GLBs of an untrained model of the given
-configuration: latency of a lone client, and meshes per second with 8 requests under way (which the server
-batches) against one. What to expect: the networks' share of a lone
-request is shared by a batch, whose meshes are unwrapped on all cores; asking the field takes all cores anyway.
-`load_1min` tells whether the machine was busy with something else.
+The real Triton server on this machine, asked over gRPC for textured GLBs with 1, 8 and 16 requests under way:
+latency as a client sees it, throughput, and the milliseconds of every stage. Every mesh of the runs is compared:
+a seed must give the same bytes in each. What to expect: on a CPU a lone request has the networks on one core and its
+texture on all; requests that come together have a core each, so the ratio of throughputs is at most the number of
+cores over the share of them that a lone request keeps busy. `load_1min` tells whether the machine was busy with
+something else: figures are only worth something where it is that of the benchmark alone.
+
+--direct     drives the model's engine in this process, with batches made as the dynamic batcher makes them, where
+             there is no Triton (the wheel is not needed then); latency lacks gRPC, about 3 ms for a GLB of 1 MB
+--device     cuda: the networks, the field and the extraction run there; with a server, Triton chooses it by itself
+--checkpoint trained weights; --preset an untrained generator of get3d_model/configs instead
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
+import queue
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from components.export.main import export
-from get3d_model.config import load_config
-from serving.client import Get3DClient
+from get3d_model.config import CONFIG_DIR, load_config
 from serving.codec import SampleRequest, SampleResponse
-from serving.server import TritonServer
-from tests.serving.tiny import write_checkpoint
 
-BATCH = 8
-
-
-def timed(
-    client: Get3DClient, requests: list[SampleRequest], concurrency: int
-) -> tuple[float, list[SampleResponse]]:
-    """(meshes per second, responses)."""
-    start = time.perf_counter()
-    responses = list(client.sample_many(requests, concurrency))
-    return len(requests) / (time.perf_counter() - start), responses
+DEMO = Path("get3d_model/pretrained/vehicles_256.safetensors")
+QUEUE_DELAY_S = 0.005
+Sample = Callable[[SampleRequest], SampleResponse]
 
 
-def latencies_ms(client: Get3DClient, requests: list[SampleRequest]) -> list[float]:
-    times = []
-    for request in requests:
+class DirectService:
+    """The engine behind a queue that batches as Triton's dynamic batcher does; `instances` batches at a time."""
+
+    def __init__(self, repository: Path, device: str, instances: int) -> None:
+        import torch
+
+        from serving.engine import load_engine
+        from serving.repository import read_model_card
+
+        folder = repository / "get3d" / "1"
+        card = read_model_card(folder)
+        workers = max(1, len(os.sched_getaffinity(0)) // instances)
+        self._most = card.max_batch_size
+        self._queue: queue.SimpleQueue[tuple[SampleRequest, Future[SampleResponse]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._engines = [
+            load_engine(folder, card, "1", torch.device(device), workers) for _ in range(instances)
+        ]
+        for engine in self._engines:
+            engine.warm_up()
+        self._threads = [threading.Thread(target=self._serve, args=(engine,)) for engine in self._engines]
+        for thread in self._threads:
+            thread.start()
+
+    def sample(self, request: SampleRequest) -> SampleResponse:
+        future: Future[SampleResponse] = Future()
+        self._queue.put((request, future))
+        return future.result()
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread, engine in zip(self._threads, self._engines, strict=True):
+            thread.join()
+            engine.close()
+
+    def _serve(self, engine: Any) -> None:
+        from serving.engine import Job
+
+        while (first := self._queue.get()) is not None:
+            batch, until = [first], time.perf_counter() + QUEUE_DELAY_S
+            while len(batch) < self._most:
+                try:
+                    item = self._queue.get(timeout=max(0.0, until - time.perf_counter()))
+                except queue.Empty:
+                    break
+                if item is None:
+                    self._queue.put(None)
+                    break
+                batch.append(item)
+            for (_, future), outcome in zip(batch, engine.run([Job([r]) for r, _ in batch]), strict=True):
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome[0])
+
+
+@contextmanager
+def service(args: argparse.Namespace, repository: Path) -> Iterator[Sample]:
+    if args.direct:
+        direct = DirectService(repository, args.device, args.instances)
+        try:
+            yield direct.sample
+        finally:
+            direct.close()
+        return
+    from serving.client import Get3DClient
+    from serving.server import TritonServer
+
+    with TritonServer(repository) as server, Get3DClient(server.grpc_url, timeout_s=600.0) as client:
+        yield client.sample
+
+
+def measured(
+    sample: Sample, requests: list[SampleRequest], concurrency: int
+) -> tuple[dict[str, Any], list[SampleResponse]]:
+    """(figures, answers in order) with `concurrency` requests under way all the time."""
+    times_ms: list[float] = []
+
+    def timed(request: SampleRequest) -> SampleResponse:
         start = time.perf_counter()
-        client.sample(request)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+        answer = sample(request)
+        times_ms.append(1e3 * (time.perf_counter() - start))
+        return answer
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        answers = list(pool.map(timed, requests))
+    seconds = time.perf_counter() - start
+    ordered = sorted(times_ms)
+    stages = sorted({stage for answer in answers for stage in answer.metadata.milliseconds})
+    return {
+        "p50_ms": round(statistics.median(ordered), 1),
+        "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
+        "meshes_per_s": round(len(requests) / seconds, 2),
+        "mean_batch": round(statistics.mean(a.metadata.batch_size for a in answers), 1),
+        "stage_ms": {
+            stage: round(statistics.median(a.metadata.milliseconds.get(stage, 0.0) for a in answers), 1)
+            for stage in stages
+        },
+        "load_1min": round(os.getloadavg()[0], 2),
+    }, answers
 
 
-def stage_means(responses: list[SampleResponse]) -> dict[str, float]:
-    """Mean milliseconds per mesh of each stage; the networks' time is shared by a batch."""
-    shares = [
-        {**r.metadata.milliseconds, "networks": r.metadata.milliseconds["networks"] / r.metadata.batch_size}
-        for r in responses
-    ]
-    return {stage: round(statistics.mean(share[stage] for share in shares), 1) for stage in shares[0]}
+def make_repository(args: argparse.Namespace, folder: Path) -> str:
+    """Exports what is measured; returns its name."""
+    from components.export.main import export
+    from tests.serving.tiny import write_checkpoint
+
+    if args.preset:
+        config = load_config(CONFIG_DIR / f"{args.preset}.yaml")
+        checkpoint, name = write_checkpoint(folder / "checkpoint", config=config), f"{config.name}, untrained"
+    else:
+        config, checkpoint, name = None, args.checkpoint, str(args.checkpoint)
+    settings = config or load_config(CONFIG_DIR / "demo.yaml")
+    serving = replace(
+        settings.serving,
+        max_batch_size=args.batch,
+        instances=args.instances,
+        queue_size=256,
+        time_limit_s=600.0,
+    )
+    export(checkpoint, folder / "repository", config=replace(settings, serving=serving), onnx=False)
+    return name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--texture-resolution", type=int, default=512)
-    parser.add_argument("--meshes", type=int, default=32)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, default=DEMO)
+    source.add_argument("--preset")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--direct", action="store_true", help="the engine in this process, without Triton")
+    parser.add_argument("--texture-resolution", type=int, default=1024)
+    parser.add_argument("--meshes", type=int, default=32, help="per concurrency")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--batch", type=int, default=8, help="largest batch")
+    parser.add_argument("--instances", type=int, default=1, help="processes of the model (--direct: engines)")
+    parser.add_argument("--psi", type=float, default=0.7)
     args = parser.parse_args()
-    config = load_config(args.params)
-    requests = [SampleRequest(seed, 0.7, args.texture_resolution) for seed in range(args.meshes)]
+    requests = [SampleRequest(seed, args.psi, args.texture_resolution, "glb") for seed in range(args.meshes)]
+    figures: dict[str, Any] = {}
+    hashes = set()
     with tempfile.TemporaryDirectory() as folder:
-        export(write_checkpoint(Path(folder) / "checkpoint", config=config), Path(folder) / "repository")
+        name = make_repository(args, Path(folder))
         start = time.perf_counter()
-        with TritonServer(Path(folder) / "repository") as server, Get3DClient(server.grpc_url) as client:
+        with service(args, Path(folder) / "repository") as sample:
             start_s = time.perf_counter() - start
-            client.sample(requests[0])
-            latency = statistics.quantiles(latencies_ms(client, requests), n=10)
-            alone, one_by_one = timed(client, requests, 1)
-            together, batched = timed(client, requests, BATCH)
+            # Compiles what first requests compile, with as many under way as later.
+            measured(sample, requests[: max(args.concurrency)], max(args.concurrency))
+            for concurrency in args.concurrency:
+                figures[str(concurrency)], answers = measured(sample, requests, concurrency)
+                hashes.add(hashlib.sha256(b"".join(a.mesh for a in answers)).hexdigest())
+    first = figures[str(args.concurrency[0])]["meshes_per_s"]
     print(
         json.dumps(
             {
                 "benchmark": "serving",
                 "configuration": {
-                    "model": config.name,
+                    "model": name,
+                    "device": args.device,
+                    "direct": args.direct,
                     "texture_resolution": args.texture_resolution,
                     "meshes": args.meshes,
-                    "mean_faces": round(statistics.mean(r.metadata.faces for r in one_by_one)),
-                    "mean_bytes": round(statistics.mean(r.metadata.bytes for r in one_by_one)),
+                    "batch": args.batch,
+                    "instances": args.instances,
+                    "mean_faces": round(statistics.mean(a.metadata.faces for a in answers)),
+                    "mean_bytes": round(statistics.mean(a.metadata.bytes for a in answers)),
                 },
-                "figures": {
-                    "start_s": round(start_s, 2),
-                    "latency_p50_ms": round(latency[4], 1),
-                    "latency_p90_ms": round(latency[8], 1),
-                    "meshes_per_s_one_at_a_time": round(alone, 2),
-                    f"meshes_per_s_{BATCH}_at_a_time": round(together, 2),
-                    "ratio": round(together / alone, 2),
-                    "mean_batch_size": round(statistics.mean(r.metadata.batch_size for r in batched), 1),
-                    "stage_ms_one_at_a_time": stage_means(one_by_one),
-                    f"stage_ms_{BATCH}_at_a_time": stage_means(batched),
+                "start_s": round(start_s, 1),
+                "concurrency": figures,
+                "throughput_against_first": {
+                    key: round(value["meshes_per_s"] / first, 2) for key, value in figures.items()
                 },
-                "machine": {
-                    "cpu": platform.processor() or platform.machine(),
-                    "cores": os.cpu_count(),
-                    "load_1min": round(os.getloadavg()[0], 2),
-                },
+                "same_bytes": len(hashes) == 1,
+                "machine": machine(args.device),
             }
         )
     )
+
+
+def machine(device: str) -> dict[str, Any]:
+    import torch
+
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "torch": torch.__version__,
+    }
 
 
 if __name__ == "__main__":
