@@ -224,7 +224,7 @@ def test_an_api_server_that_stays_away_ends_the_launcher_not_the_job(
     with pytest.raises(
         InputError, match=r"has not answered for 0 s .* may still run: run the same command again"
     ):
-        run(job)
+        run(job, limits=Limits(20.0, poll_s=0.02, drain_s=0.2))
     assert job.name in cluster.jobs
     # Run again: the job is found by what it does, and not started twice.
     cluster.failing = {}
@@ -249,6 +249,19 @@ def test_two_jobs_never_write_into_one_folder(
         kind(spec(tmp_path, FULL, data="s3://bucket/other")).submit()
     assert kind(spec(tmp_path, FULL, out="/data/runs/b")).submit().endswith("team-a")
     assert len(cluster.jobs) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jobs_whose_launcher_is_gone_are_found_by_their_folder(
+    kind: type[ClusterJob], start: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = start("exec sleep 60")
+    first, other = kind(spec(tmp_path, FULL)), kind(spec(tmp_path, FULL, out="/data/runs/b"))
+    for job in (first, other):
+        job.submit()
+    assert kind(spec(tmp_path, FULL, data="s3://bucket/other", nodes=1)).cancel_all() == [first.name]
+    assert list(cluster.jobs) == [other.name]
+    assert kind(spec(tmp_path, FULL)).cancel_all() == []
 
 
 def test_a_job_that_somebody_deletes(start: Callable[..., Cluster], tmp_path: Path) -> None:
