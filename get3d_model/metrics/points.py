@@ -46,7 +46,9 @@ def normalized_mesh(mesh: Mesh | TexturedMesh, normalize: Normalization = "box")
         return mesh
     vertices_V3 = mesh.vertices_V3.astype(np.float64)
     # Vertices that no face uses are not part of the shape.
-    used_V3 = vertices_V3[np.unique(mesh.faces_F3)]
+    used_V = np.zeros(len(vertices_V3), bool)
+    used_V[mesh.faces_F3.reshape(-1)] = True
+    used_V3 = vertices_V3[used_V]
     low_3, high_3 = used_V3.min(axis=0), used_V3.max(axis=0)
     centre_3 = (low_3 + high_3) / 2
     size = (high_3 - low_3).max() if normalize == "box" else np.linalg.norm(used_V3 - centre_3, axis=1).max()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from get3d_model.metrics import kaolin_backend
-from get3d_model.metrics.nearest import MatrixProductDistance, NearestDistance
+from get3d_model.metrics.nearest import FusedNearestDistance, MatrixProductDistance, NearestDistance
 
 
 def make_nearest_distance(device: torch.device) -> NearestDistance:
-    """kaolin's kernel on a CUDA device where kaolin is installed, our own kernel on the CPU, else matrix products.
+    """Our own kernel on the CPU; on a CUDA device kaolin's kernel where it is installed, else our own where Triton is,
+    else matrix products.
 
-    `python -m tests.benchmarks.metrics_gpu` and `tests.benchmarks.metrics` measure them. Raises InputError for a
-    kaolin that does not load.
+    `python -m tests.benchmarks.metrics` measures those that a machine has. Raises InputError for a kaolin that does
+    not load.
     """
     if device.type == "cpu":
         # Numba is loaded only where it computes.
@@ -21,4 +24,6 @@ def make_nearest_distance(device: torch.device) -> NearestDistance:
         return CpuNearestDistance()
     if device.type == "cuda" and kaolin_backend.missing_requirement() is None:
         return kaolin_backend.KaolinNearestDistance()
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        return FusedNearestDistance()
     return MatrixProductDistance()

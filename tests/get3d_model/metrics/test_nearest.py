@@ -11,9 +11,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from get3d_model.errors import InputError
-from get3d_model.metrics import kaolin_backend
+from get3d_model.metrics import kaolin_backend, select
 from get3d_model.metrics.chamfer import chamfer_matrix
-from get3d_model.metrics.nearest import MatrixProductDistance
+from get3d_model.metrics.nearest import FusedNearestDistance, MatrixProductDistance
 from get3d_model.metrics.nearest_cpu import CpuNearestDistance
 from get3d_model.metrics.select import make_nearest_distance
 
@@ -55,6 +55,9 @@ def test_kaolin_serves_cuda_only_and_only_where_it_is(kaolin: None, monkeypatch:
     assert isinstance(make_nearest_distance(CUDA), kaolin_backend.KaolinNearestDistance)
     assert isinstance(make_nearest_distance(CPU), CpuNearestDistance)
     monkeypatch.setattr(kaolin_backend, "missing_requirement", lambda: "the package kaolin is not installed")
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
+    assert isinstance(make_nearest_distance(CUDA), FusedNearestDistance)
+    monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
     assert isinstance(make_nearest_distance(CUDA), MatrixProductDistance)
 
 
