@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import WATCHED_PROCESS, run_folder
 from components.finish.main import OUTCOME_FILE, finish
@@ -31,6 +32,7 @@ STOP_TIMEOUT_S = 20.0
 
 def run_pipeline(args: argparse.Namespace) -> None:
     """Runs the pipeline and prints what became of it. Raises InputError when a step failed; KeyboardInterrupt."""
+    given = arguments_from(args)
     workspace = args.workspace.absolute()
     run_id = args.run_id or _new_run_id()
     folder = run_folder(workspace, run_id)
@@ -42,7 +44,7 @@ def run_pipeline(args: argparse.Namespace) -> None:
     print(f"run {run_id} in {workspace}; the whole log is {folder / 'log.txt'}", flush=True)
     try:
         with _stopping(), logged(folder / "log.txt", timeline, args.verbose):
-            failure = _execute(args, workspace, run_id)
+            failure = _execute(args, given, workspace, run_id)
     except KeyboardInterrupt:
         # kfp's local runner knows no exit handler for that.
         finish(workspace, run_id, "INTERRUPTED")
@@ -63,13 +65,12 @@ def _new_run_id() -> str:
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _execute(args: argparse.Namespace, workspace: Path, run_id: str) -> str:
+def _execute(args: argparse.Namespace, given: dict[str, Any], workspace: Path, run_id: str) -> str:
     """Runs the pipeline; returns why it failed, or nothing."""
     from kfp import local
 
     from pipelines.training_pipeline import PipelineOptions, build_pipeline
 
-    given = arguments_from(args)
     for name in ("meshes", "served_repository"):
         if given.get(name) and "://" not in given[name]:
             given[name] = str(Path(given[name]).absolute())
