@@ -32,9 +32,9 @@ def merge(
     from components.data import main, step
 
     with artifacts.one_line_errors("data merge"):
-        artifacts.call(
-            main.main, "merge", folder, "--parts", *(artifacts.read_pointer(part.path) for part in parts)
-        )
+        paths = [artifacts.read_pointer(part.path) for part in parts]
+        if not step.is_whole(paths, folder):
+            artifacts.call(main.main, "merge", folder, "--parts", *paths)
         facts = step.facts(folder)
         dataset.metadata.update(artifacts.write_pointer(dataset.path, folder, facts))
         artifacts.log_metrics(metrics, facts)

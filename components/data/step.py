@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PICTURES = 24
 COLUMNS = 12
 SIDE = 128
+
+
+def is_whole(parts: Sequence[Path], folder: str | Path) -> bool:
+    """Whether there is one part, which is the data set already: a single job renders no part of anything."""
+    return [Path(part) for part in parts] == [Path(folder)]
 
 
 def facts(folder: str | Path) -> dict[str, Any]:
