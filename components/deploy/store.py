@@ -26,6 +26,8 @@ LOCK_FILE = "deploy.lock"
 HEARTBEAT_S = 5.0
 LEASE_S = 20.0
 """A lock in an object store whose heartbeat has stood still for so long belongs to a process that was killed."""
+SETTLE_S = 1.0
+"""How long writes of several processes at the same time may take to show in an object store."""
 UPLOAD_PREFIX = ".upload-"
 
 
@@ -163,7 +165,9 @@ class ObjectStore:
 
         self.location = location.rstrip("/")
         try:
-            self._fs, root = fsspec.core.url_to_fs(self.location, use_listings_cache=False)
+            self._fs, root = fsspec.core.url_to_fs(
+                self.location, use_listings_cache=False, skip_instance_cache=True
+            )
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{location} cannot be opened ({error}); install the driver of its scheme"
@@ -223,14 +227,14 @@ class ObjectStore:
         deadline = time.monotonic() + LEASE_S
         seen = self.read(LOCK_FILE)
         while seen is not None and time.monotonic() < deadline:
-            time.sleep(0.5)
+            time.sleep(min(0.5, HEARTBEAT_S))
             now = self.read(LOCK_FILE)
             if now is not None and now != seen:
                 raise _locked(self.location, _owner_of(now).partition(" ")[2])
             seen = now
         self.write(LOCK_FILE, _beat_text(token, 0))
         # Of several that write at the same time the last one has it, once all have written.
-        time.sleep(1.0)
+        time.sleep(SETTLE_S)
         now = self.read(LOCK_FILE)
         if _owner_of(now) != token:
             raise _locked(self.location, _owner_of(now).partition(" ")[2])
@@ -254,7 +258,7 @@ class ObjectStore:
         return [file.removeprefix(path).lstrip("/") for file in found if f"{file}/".startswith(f"{path}/")]
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}" if name else self._root
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

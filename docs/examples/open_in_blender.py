@@ -40,14 +40,14 @@ def add_surroundings(width: float) -> None:
     bpy.ops.object.light_add(
         type="AREA", location=(-2.0, -3.0, 4.0), rotation=(math.radians(40), 0, math.radians(-30))
     )
-    bpy.context.object.data.energy = 350.0
+    bpy.context.object.data.energy = 180.0
     bpy.context.object.data.size = 3.0
     world = bpy.data.worlds.new("world")
     world.use_nodes = True
     world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.9, 0.95, 1.0, 1.0)
     world.node_tree.nodes["Background"].inputs["Strength"].default_value = 0.5
     bpy.context.scene.world = world
-    target, distance = Vector((0.0, 0.0, 0.2)), 1.5 * width + 0.8
+    target, distance = Vector((0.0, 0.0, 0.2)), 1.15 * width + 0.8
     location = target + distance * Vector((0.35, -0.85, 0.4)).normalized()
     bpy.ops.object.camera_add(
         location=location, rotation=(target - location).to_track_quat("-Z", "Y").to_euler()

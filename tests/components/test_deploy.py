@@ -84,27 +84,6 @@ def test_back_and_forth(
     assert deploy.report["version"] == newer and answers(servers) == [box(21)] * 2
 
 
-def test_again_changes_nothing(deploy: Deploys) -> None:
-    export = deploy.export(40)
-    deploy("--repository", export)
-    first = deploy.report
-    assert deploy("--repository", export) == 0
-    assert deploy.report["version"] == first["version"]
-    assert deploy.report["previous_version"] == first["previous_version"]
-
-
-def test_a_killed_one_is_settled_before_another(deploy: Deploys, servers: list[TritonServer]) -> None:
-    """A switch that nobody saw through is not what the next roll-out falls back to."""
-    deploy("--repository", deploy.export(150))
-    good, number = deploy.report["version"], 151
-    # Two tests of the candidate, then the first replica loads it for all.
-    assert deploy.killed("load:4", "--repository", deploy.export(number))
-    assert deploy.served.pending() is not None and deploy.served.snapshot().current != good
-    assert deploy("--repository", deploy.export(152)) == 0
-    assert deploy.report["previous_version"] == good and deploy.served.snapshot().previous == good
-    assert answers(servers) == [box(152)] * 2
-
-
 def test_one_at_a_time(deploy: Deploys, capsys: pytest.CaptureFixture[str]) -> None:
     export = deploy.export(60)
     with deploy.served.store.lock():
@@ -141,17 +120,6 @@ def test_a_replica_that_fails_after_the_switch(
     monkeypatch.setattr(Replica, "sample", sample)
     assert deploy("--repository", good) == 2
     assert deploy.report["outcome"] == "deployed" and answers(servers) == [box(72)] * 2
-
-
-def test_a_replica_that_is_away(
-    deploy: Deploys, servers: list[TritonServer], capsys: pytest.CaptureFixture[str]
-) -> None:
-    url = f"{servers[0].grpc_url},127.0.0.1:9"
-    deploy("--repository", deploy.export(80))
-    before = deploy.served.snapshot()
-    assert deploy("--repository", deploy.export(81), "--url", url, "--timeout-s", "1") == 2
-    assert "127.0.0.1:9 is not reachable" in capsys.readouterr().err
-    assert deploy.served.snapshot() == before and answers(servers) == [box(80)] * 2
 
 
 @pytest.mark.parametrize(
