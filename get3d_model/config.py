@@ -20,6 +20,7 @@ from get3d_model.settings import read_yaml, settings_from_dict
 CONFIG_DIR = Path(__file__).parent / "configs"
 GENERATORS = ("unified", "separate")
 ISOSURFACES = ("dmtet", "flexicubes")
+DISTANCES = ("cd", "lfd")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -299,6 +300,10 @@ class EvaluationConfig:
     """Generated shapes per held-out shape."""
     surface_points: int = 2048
     """Points per shape for the Chamfer distance."""
+    surface: str = "all"
+    """all, or outer: points only where the surface can be seen from outside, for meshes with inner structure."""
+    distances: tuple[str, ...] = DISTANCES
+    """Between shapes: cd (Chamfer), lfd (light field)."""
     truncation_psi: float = 1.0
     image_samples: int = 50_000
     """Generated pictures for FID and KID, one per shape; and at most as many real ones."""
@@ -337,6 +342,11 @@ class EvaluationConfig:
         _check(
             self.image_resolution is None or self.image_resolution >= 16,
             f"image_resolution must be at least 16, not {self.image_resolution}",
+        )
+        _check(self.surface in ("all", "outer"), f"surface must be all or outer, not {self.surface!r}")
+        _check(
+            "cd" in self.distances and set(self.distances) <= set(DISTANCES),
+            f"distances must be cd, or cd and lfd, not {list(self.distances)}",
         )
         check_texture_resolution(self.texture_resolution)
         _check(0.5 <= self.confidence < 1, f"confidence must be 0.5 to below 1, not {self.confidence}")

@@ -87,6 +87,14 @@ CATALOGUE: dict[str, Entry] = {
         "Watertight", QUALITY, HIGHER, percent,
         "Of the samples with a surface, those where it is closed. 100% is the aim.",
     ),
+    "manifold_fraction": Entry(
+        "Manifold", QUALITY, HIGHER, percent,
+        "Of the samples with a surface, those where no edge has more than two faces and no vertex several fans.",
+    ),
+    "self_intersecting_fraction": Entry(
+        "Self-intersecting", QUALITY, LOWER, percent,
+        "Of the samples with a surface, those where one of 500 faces passes through another.",
+    ),
     "single_component_fraction": Entry(
         "In one piece", QUALITY, HIGHER, percent,
         "Of the samples with a surface, those without floating parts. Higher is better.",
@@ -100,6 +108,14 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "degenerate_faces_median": Entry(
         "Degenerate triangles, median", QUALITY, LOWER, whole, "Triangles without an area. 0 is the aim."
+    ),
+    "euler_characteristic_median": Entry(
+        "Euler characteristic, median", QUALITY, None, three,
+        "Vertices less edges plus faces: 2 for a sphere, 2 less for every handle, 2 more for every further part.",
+    ),
+    "texture_utilisation_median": Entry(
+        "Texture in use, median", QUALITY, HIGHER, percent,
+        "Share of the texture that faces show, of the samples pictured below.",
     ),
     "memorization_shape": Entry(
         "Copies of training shapes", MEMORY, 0.5, percent,

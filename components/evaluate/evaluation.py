@@ -18,8 +18,9 @@ from components.evaluate.memory import Neighbors, memory_section, nearest_shapes
 from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import CONTROLS, Section, flat, full, merge
 from components.evaluate.samples import Samples, draw_samples
-from components.evaluate.shapes import MeshFolder, ShapeSet, held_out_shapes, mesh_shapes
+from components.evaluate.shapes import MeshFolder, ShapeReader, ShapeSet, held_out_shapes
 from components.evaluate.sheets import Sheets, make_sheets
+from components.metrics.feature_cache import FeatureCache
 from get3d_model.config import EvaluationConfig
 from get3d_model.data.manifest import Manifest
 from get3d_model.files import sha256_json, write_bytes_atomic, write_json_atomic
@@ -55,20 +56,19 @@ def evaluate(
     """
     bootstrap = Bootstrap(settings.bootstrap_resamples, settings.confidence, settings.seed)
     folder = MeshFolder(meshes, manifest)
-    references, unusable = held_out_shapes(folder, settings)
+    reader = ShapeReader(folder, settings, FeatureCache(cache / "shapes"), sampler.device)
+    references, unusable = held_out_shapes(reader, manifest, settings)
     count = settings.samples_per_reference * len(references)
     pictures = Pictures(sampler, data, manifest, settings)
-    samples, empty = draw_samples(sampler, pictures.generated(), count, settings)
-    train, unusable_train = mesh_shapes(
-        folder, manifest.splits.get("train") or [], settings, "training meshes"
-    )
+    samples, empty = draw_samples(sampler, pictures.generated(), reader, count, settings)
+    train, unusable_train = reader.read(manifest.splits.get("train") or [], "training meshes")
     sections = [
         _facts(
             sampler, manifest, settings, references, count, len(unusable) + len(unusable_train), len(empty)
         ),
         images_section(pictures, cache, bootstrap, weights_sha256),
         geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
-        quality_section(samples.topologies, bootstrap),
+        quality_section(samples.qualities, list(samples.textured.values()), bootstrap),
     ]
     near = nearest_shapes(samples.shapes, references, train, settings.memorization_points, sampler.device)
     near_pictures = nearest_training_pictures(pictures, samples.vectors_ND)
@@ -128,7 +128,7 @@ def _distributions(
                     {"samples": neighbors.distance_S, "held out": neighbors.held_out_distance_R},
                 )
             )
-    full_ones = [t for t in samples.topologies if t.faces]
+    full_ones = [quality.topology for quality in samples.qualities if not quality.empty]
     for name, title, values in (
         ("triangles", "Triangles", [t.faces for t in full_ones]),
         ("components", "Connected parts", [t.components for t in full_ones]),

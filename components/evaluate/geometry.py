@@ -1,12 +1,13 @@
 """Measures of shapes: COV, MMD, 1-NNA and JSD of samples against held-out meshes, with controls; mesh quality.
 
-Shape legend: R references, S samples, K resamples
+Shape legend: R references, S samples, P points, L A F of a light field descriptor
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from tqdm import tqdm
 from components.evaluate.results import Section
 from components.evaluate.shapes import ShapeSet
 from get3d_model.config import EvaluationConfig
-from get3d_model.mesh_topology import MeshTopology
 from get3d_model.metrics.bootstrap import Bootstrap, Interval
 from get3d_model.metrics.chamfer import chamfer_matrix
+from get3d_model.metrics.lfd import VERSION
+from get3d_model.metrics.lfd_distance import lfd_matrix
+from get3d_model.metrics.mesh_quality import SAMPLED_FACES, MeshQuality, quality_arrays, texture_utilisation
 from get3d_model.metrics.select import make_nearest_distance
-from get3d_model.metrics.set_metrics import jensen_shannon, occupied_cells, set_scores
+from get3d_model.metrics.set_intervals import divergence_interval, matching_intervals, one_nna_interval
+from get3d_model.metrics.set_metrics import occupied_cells
+from get3d_model.types import TexturedMesh
 
 # Of the box that the shapes were scaled to.
 HALF_EXTENT = 0.5
@@ -38,55 +43,61 @@ def geometry_section(
     section = Section(
         settings={
             "surface_points": settings.surface_points,
+            "surface": settings.surface,
+            "distances": ", ".join(settings.distances),
+            **(
+                {"lfd_version": VERSION, "lfd_rasterizer": device.type} if "lfd" in settings.distances else {}
+            ),
             "samples_per_reference": settings.samples_per_reference,
         }
     )
     if len(samples):
-        section.metrics.update(set_metrics(references, samples, bootstrap, device, "samples"))
+        section.metrics.update(set_metrics(references, samples, settings, bootstrap, device, "samples"))
     else:
         # Nothing is covered by nothing; distances to nothing there are none.
-        section.metrics["cd_cov"] = Interval(0.0, 0.0, 0.0)
-        none = ("cd_mmd_x1000", "cd_1nna", "jsd")
+        none = ["jsd"]
+        for kind in settings.distances:
+            section.metrics[f"{kind}_cov"] = Interval(0.0, 0.0, 0.0)
+            none += [f"{kind}_mmd{DISTANCES[kind][2]}", f"{kind}_1nna"]
         section.unavailable.update(dict.fromkeys(none, "no sample has a surface"))
     if len(train):
         count = min(len(train), max(len(samples), settings.samples_per_reference * len(references)))
         chosen = train[np.sort(rng.permutation(len(train))[:count])]
-        section.controls["train"] = set_metrics(references, chosen, bootstrap, device, "control")
+        section.controls["train"] = set_metrics(references, chosen, settings, bootstrap, device, "control")
         section.facts["train_control"] = count
     if len(references) >= 2:
         order = rng.permutation(len(references))
         first, second = (references[np.sort(half)] for half in np.array_split(order, 2))
-        section.controls["self"] = set_metrics(first, second, bootstrap, device, "halves")
+        section.controls["self"] = set_metrics(first, second, settings, bootstrap, device, "halves")
     return section
 
 
 def set_metrics(
-    references: ShapeSet, others: ShapeSet, bootstrap: Bootstrap, device: torch.device, label: str
+    references: ShapeSet,
+    others: ShapeSet,
+    settings: EvaluationConfig,
+    bootstrap: Bootstrap,
+    device: torch.device,
+    label: str,
 ) -> dict[str, Interval]:
-    """COV, MMD, 1-NNA by the Chamfer distance, and JSD, with intervals."""
-    between_RS = chamfer(references, others, device, f"chamfer {label}")
-    sizes = [len(references), len(others)]
-
-    def coverage(i_KR: np.ndarray, j_KS: np.ndarray) -> dict[str, np.ndarray]:
-        scores = [set_scores(between_RS[np.ix_(i, j)]) for i, j in zip(i_KR, j_KS, strict=True)]
-        return {
-            "cd_cov": np.array([score.cov for score in scores]),
-            "cd_mmd_x1000": np.array([score.mmd * 1000 for score in scores]),
-        }
-
-    found = {name: _clip(name, x) for name, x in bootstrap.intervals(coverage, sizes, neighbors=True).items()}
-    if min(sizes) >= 2:
-        # 1-NNA compares sets of one size.
-        equal = others[np.arange(min(sizes[1], sizes[0]))]
-        within = [chamfer(s, s, device, f"chamfer within {label}") for s in (references, equal)]
-        scores = set_scores(between_RS, *within)
-        found["cd_1nna"] = bootstrap.mean(scores.one_nna_correct_N)
-    cells_RP, cells_SP = (occupied_cells(s.points_SP3, HALF_EXTENT) for s in (references, others))
-
-    def divergence(i_KR: np.ndarray, j_KS: np.ndarray) -> np.ndarray:
-        return np.array([jensen_shannon(cells_RP[i], cells_SP[j]) for i, j in zip(i_KR, j_KS, strict=True)])
-
-    found["jsd"] = _clip("jsd", bootstrap.interval(divergence, sizes, neighbors=True))
+    """COV, MMD and 1-NNA by every distance asked for, and JSD, with intervals."""
+    found: dict[str, Interval] = {}
+    # 1-NNA compares sets of one size.
+    size = min(len(references), len(others))
+    equal = [s[np.arange(size)] for s in (references, others)]
+    for kind in settings.distances:
+        distances, factor, suffix = DISTANCES[kind]
+        between_RS = distances(references, others, device, f"{kind} {label}")
+        matching = matching_intervals(between_RS, bootstrap)
+        found[f"{kind}_cov"] = matching["cov"]
+        found[f"{kind}_mmd{suffix}"] = Interval(*(factor * v for v in astuple(matching["mmd"])))
+        if size >= 2:
+            within = [distances(s, s, device, f"{kind} within {label}") for s in equal]
+            found[f"{kind}_1nna"] = one_nna_interval(
+                within[0], between_RS[:size, :size], within[1], bootstrap
+            )
+    cells = [occupied_cells(s.points_SP3, HALF_EXTENT) for s in (references, others)]
+    found["jsd"] = divergence_interval(*cells, bootstrap)
     return found
 
 
@@ -98,21 +109,33 @@ def chamfer(first: ShapeSet, second: ShapeSet, device: torch.device, label: str)
         return chamfer_matrix(first_RP3, second_SP3, bar.update, make_nearest_distance(device)).numpy()
 
 
-def quality_section(topologies: Sequence[MeshTopology], bootstrap: Bootstrap) -> Section:
-    """Mesh quality: shares over all samples, and of those with a surface."""
-    full = [t for t in topologies if t.faces > 0]
-    metrics = {
-        "empty_fraction": bootstrap.mean([t.faces == 0 for t in topologies]),
-        "watertight_fraction": bootstrap.mean([t.watertight for t in full]),
-        "single_component_fraction": bootstrap.mean([t.components == 1 for t in full]),
-        "components_median": bootstrap.quantile([t.components for t in full]),
-        "triangles_median": bootstrap.quantile([t.faces for t in full]),
-        "degenerate_faces_median": bootstrap.quantile([t.degenerate_faces for t in full]),
-    }
-    return Section(metrics=metrics)
+def light_field(first: ShapeSet, second: ShapeSet, device: torch.device, label: str) -> np.ndarray:
+    """Light field distances, RS; a set given twice is compared once."""
+    with tqdm(total=len(first) * len(second), desc=label, disable=not sys.stderr.isatty()) as bar:
+        return lfd_matrix(first.descriptors_SLAF, second.descriptors_SLAF, device, bar.update)
 
 
-def _clip(name: str, interval: Interval) -> Interval:
-    """Intervals that are put around a value may reach beyond what is possible."""
-    high = 1.0 if name in ("cd_cov", "jsd") else np.inf
-    return Interval(interval.value, max(0.0, interval.low), min(high, interval.high))
+# The distance, and what its MMD is multiplied with.
+DISTANCES = {"cd": (chamfer, 1000.0, "_x1000"), "lfd": (light_field, 1.0, "")}
+
+
+def quality_section(
+    qualities: Sequence[MeshQuality], textured: Sequence[TexturedMesh], bootstrap: Bootstrap
+) -> Section:
+    """Mesh quality: shares over all samples, shares and medians of those with a surface.
+
+    textured: the samples that have a texture, for the share of it that is used.
+    """
+    arrays = quality_arrays(qualities)
+    arrays["texture_utilisation"] = np.array(
+        [texture_utilisation(mesh) for mesh in textured if len(mesh.faces_F3)]
+    )
+    known = {name: values[~np.isnan(values)] for name, values in arrays.items()}
+    fractions = ("empty", "watertight", "manifold", "single_component", "self_intersecting")
+    medians = ("components", "triangles", "degenerate_faces", "euler_characteristic", "texture_utilisation")
+    return Section(
+        metrics={f"{name}_fraction": bootstrap.mean(known[name]) for name in fractions}
+        | {f"{name}_median": bootstrap.quantile(known[name]) for name in medians},
+        settings={"quality_faces_sampled": SAMPLED_FACES},
+        facts={"textured_samples": len(textured)},
+    )

@@ -36,7 +36,7 @@ from tests.serving.tiny import write_checkpoint
 
 SETTINGS = EvaluationConfig(
     samples_per_reference=3, surface_points=128, memorization_points=64, min_samples=6, bootstrap_resamples=40,
-    image_samples=12, fid_resamples=5, texture_resolution=64, sheet_samples=2,
+    image_samples=12, fid_resamples=5, texture_resolution=64, sheet_samples=2, distances=("cd",),
 )  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def test_files(checkpoint: Path, tiny_data: Path, meshes: Path, tmp_path: Path, 
     assert (metrics["references"], metrics["samples"], metrics["train_control"]) == (2, 2, 2)
     assert metrics["surface_points"] == 64
     assert 0 <= metrics["cd_cov"] <= 1 and metrics["cd_mmd_x1000"] > 0
+    assert 0 <= metrics["lfd_cov"] <= 1 and metrics["lfd_mmd"] > 0 and metrics["train_lfd_mmd"] > 0
+    assert 0 < metrics["texture_utilisation_median"] <= 1
     assert metrics["checkpoint_sha256"] == Sampler.load(checkpoint).identity.sha256
     for name, item in whole["metrics"].items():
         assert metrics[name] == item["value"]
@@ -295,3 +297,25 @@ def test_bad_input_is_named(checkpoint: Path, tiny_data: Path, meshes: Path, tmp
         message = capsys.readouterr().err
         assert expected in message and message.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_the_light_field_distance_can_be_left_out_and_its_descriptors_are_kept(
+    measure, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_it = measure(distances=("cd", "lfd")).section
+    assert with_it.metrics["lfd_mmd"].value > 0 and with_it.controls["train"]["lfd_mmd"].value > 0
+    assert list((cache / "shapes").rglob("*-lfd-*.npz"))
+    # The meshes are not read again, except those that are pictured.
+    from components.evaluate import shapes
+
+    def unread(self: object, shape_id: str) -> None:
+        raise AssertionError(f"{shape_id} is read")
+
+    monkeypatch.setattr(
+        shapes.ShapeReader, "_load", lambda self, files: [unread(self, f.shape_id) for f in files]
+    )
+    again = measure(distances=("cd", "lfd")).section
+    assert flat(again) == flat(with_it)
+    without = measure().section
+    assert not [name for name in without.metrics if name.startswith("lfd")]
+    assert without.metrics["cd_mmd_x1000"] == with_it.metrics["cd_mmd_x1000"]
