@@ -42,6 +42,9 @@ def inspect_meshes(meshes: Iterable[MeshFile], root: Path) -> dict[str, MeshFact
 
 
 def _inspect(path: Path, root: Path) -> MeshFacts:
+    # Opening a pipe or a device would wait for ever.
+    if not path.is_file():
+        return MeshFacts()
     try:
         digest = sha256_file(path)
         files, notes = _references(path, root)
