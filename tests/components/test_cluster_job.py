@@ -148,7 +148,7 @@ def test_no_pods_at_all_and_an_event_that_says_why(
         run(VolcanoJob(spec(tmp_path, FULL)), limits=Limits(schedule_s=0.2, poll_s=0.02))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [IndexedJob])
 def test_a_signal_cancels_the_job_and_its_last_words_are_heard(
     kind: type[ClusterJob], start: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -168,7 +168,7 @@ def test_a_signal_cancels_the_job_and_its_last_words_are_heard(
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [VolcanoJob])
 def test_a_preempted_pod_comes_back(
     kind: type[ClusterJob], start: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -236,7 +236,7 @@ def test_an_api_server_that_stays_away_ends_the_launcher_not_the_job(
     assert written[-1] == f"job {job.name}: succeeded"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [IndexedJob])
 def test_two_jobs_never_write_into_one_folder(
     kind: type[ClusterJob], start: Callable[..., Cluster], tmp_path: Path
 ) -> None:
@@ -251,7 +251,7 @@ def test_two_jobs_never_write_into_one_folder(
     assert len(cluster.jobs) == 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [VolcanoJob])
 def test_jobs_whose_launcher_is_gone_are_found_by_their_folder(
     kind: type[ClusterJob], start: Callable[..., Cluster], tmp_path: Path
 ) -> None:
