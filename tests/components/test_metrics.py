@@ -15,6 +15,7 @@ from components.metrics import shapes
 from get3d_model.files import sha256_file
 from get3d_model.metrics.bootstrap import Bootstrap
 from get3d_model.metrics.set_intervals import divergence_interval, matching_intervals, one_nna_interval
+from get3d_model.metrics.set_metrics import jensen_shannon
 from pipelines import cli
 
 
@@ -205,4 +206,14 @@ def test_intervals_hold_the_values() -> None:
     for name, interval in found.items():
         assert 0 <= interval.low < interval.value < interval.high, name
         assert name == "mmd" or interval.high <= 1
-    assert found["cov"].high <= 1.0
+    assert found["jsd"].value == pytest.approx(jensen_shannon(*cells), abs=1e-12)
+    # Resample by resample as the definition has it.
+    seen = []
+
+    def by_definition(i_KR: np.ndarray, j_KS: np.ndarray) -> np.ndarray:
+        seen.extend([i_KR.shape, j_KS.shape])
+        return np.array([jensen_shannon(cells[0][i], cells[1][j]) for i, j in zip(i_KR, j_KS, strict=True)])
+
+    slow = bootstrap.interval(by_definition, [30, 60], neighbors=True, block=64)
+    assert (found["jsd"].low, found["jsd"].high) == pytest.approx((slow.low, slow.high), abs=1e-12)
+    assert len(seen) > 2
