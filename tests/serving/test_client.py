@@ -14,6 +14,7 @@ from get3d_model.errors import InputError
 from serving import probe
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
+from serving.connection import Attempts
 
 
 class ScriptedTransport:
@@ -111,3 +112,45 @@ def test_an_unreachable_server(closed_port: int, capsys: pytest.CaptureFixture[s
 def test_bad_urls_are_named(url: str) -> None:
     with pytest.raises(InputError, match="host:port of the gRPC endpoint"):
         Get3DClient(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("This protocol is restricted, expecting header 'x'", "refuses calls without its token"),
+        ("Tls handshake failed: CERTIFICATE_VERIFY_FAILED", "certificate that is trusted"),
+    ],
+)
+def test_what_asking_again_cannot_help_is_not_asked_again(text: str, message: str) -> None:
+    """Triton and gRPC call these UNAVAILABLE, too."""
+    client, transport = scripted([])
+    calls = []
+
+    def infer(*arguments: object, **options: object) -> None:
+        calls.append(options["client_timeout"])
+        raise InferenceServerException(text, "StatusCode.UNAVAILABLE")
+
+    transport.infer = infer
+    with pytest.raises(InputError, match=message):
+        client.sample(SampleRequest(1))
+    assert len(calls) == 1
+
+
+def test_pauses_grow_are_jittered_and_end_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = InferenceServerException("busy", "StatusCode.UNAVAILABLE")
+    first, second = Attempts(1000.0), Attempts(1000.0)
+    pauses = [(first.pause_s(error), second.pause_s(error)) for _ in range(12)]
+    assert all(a != b for a, b in pauses), "two clients come back at different times"
+    for number, pair in enumerate(pauses):
+        most = min(0.1 * 2**number, 5.0)
+        assert all(0.5 * most <= pause <= most for pause in pair)
+    assert Attempts(0.0).pause_s(error) is None
+
+
+def test_a_full_queue_is_alive(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Get3DClient, timeout_s: float) -> float:
+        raise ServiceError("x is too busy (Exceeds maximum queue size); gave up", "UNAVAILABLE")
+
+    monkeypatch.setattr(Get3DClient, "check_alive", full)
+    assert probe.main(["--url", "127.0.0.1:9"]) == 0
+    assert "busy" in capsys.readouterr().out
