@@ -3,7 +3,7 @@
 Large ones first, each chart goes, in the one of four quarter turns that keeps it lowest, to the lowest free place,
 gaps among the earlier ones included. A row of the bitmap is a few 64-bit words, and for every row there are
 bitmaps of where 1, 2, 4, 8 ... free cells follow one another, so that all columns of a row are tried for a span
-of a chart with two shifts. The largest scale that still fits is searched.
+of a chart with two shifts. Scales are tried from large to small until one fits.
 
 Shape legend: C charts, B border edges of charts, M cells of all chart masks, S spans, W words of a bitmap row
 """
@@ -21,15 +21,14 @@ MIN_CELLS, MAX_CELLS = 256, 512
 TEXELS_PER_CELL = 4
 # Texels around a chart that are its own, along x and along y: no two charts' bilinear lookups read the same texel.
 GUTTER = 1.25
-# Scales are tried until the pile fills the square up to this share of its height.
-ENOUGH = 0.975
-MAX_TRIALS = 5
-# Until one fits at all, this many are tried before the bitmap gets finer and the gutters narrower.
-MAX_SEARCH = 12
+# Scales are tried by the share of the bitmap that the charts would take with their gutters, until one fits: outlines
+# of isosurfaces pack up to 0.80 to 0.87.
+DENSITIES = (0.83, 0.805, 0.78, 0.755, 0.73, 0.70, 0.66, 0.62, 0.58, 0.53, 0.48, 0.40, 0.30, 0.20)
+# Steps of the search for the scale of a density, and how near it has to come.
+DENSITY_STEPS, DENSITY_TOLERANCE = 6, 0.01
 FINEST_CELLS = 4096
-FIRST_FILL = 0.68
-# Another order is tried only where the first one came this close.
-CLOSE = 1.08
+# All four turns are tried for this many of the largest charts, two for the others.
+TURNED_CHARTS = 64
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,12 @@ def pack_charts(
     """
     cells = min(max(resolution // TEXELS_PER_CELL, MIN_CELLS), MAX_CELLS, resolution)
     gutter = GUTTER * cells / resolution
-    # By area; where that does not fit, by the longer and by the shorter side: which packs best is chance.
-    keys_3C = np.stack([size_C2.prod(axis=1), size_C2.max(axis=1), size_C2.min(axis=1)])
-    orders_3C = np.argsort(-keys_3C, axis=1, kind="stable").astype(np.int32)
+    # By area, and where that does not fit, by the shorter side: which packs best is chance.
+    keys_2C = np.stack([size_C2.prod(axis=1), size_C2.min(axis=1)])
+    orders_2C = np.argsort(-keys_2C, axis=1, kind="stable").astype(np.int32)
     start_C = np.searchsorted(chart_B, np.arange(len(size_C2) + 1)).astype(np.int64)
     while cells <= FINEST_CELLS:
-        found = _search(border_B4, start_C, size_C2, orders_3C, area, cells, gutter)
+        found = _search(border_B4, start_C, size_C2, orders_2C, area, cells, gutter)
         if found is not None:
             scale, turn_C, offset_C2 = found
             texels = resolution / cells
@@ -75,42 +74,55 @@ def _search(
     border_B4: np.ndarray,
     start_C: np.ndarray,
     size_C2: np.ndarray,
-    orders_3C: np.ndarray,
+    orders_2C: np.ndarray,
     area: float,
     cells: int,
     gutter: float,
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
     """(cells per world unit, turns, offsets in cells) of the largest scale found to fit; None when none does."""
-    # Charts without any extent still take their gutter.
-    largest = np.sqrt(area) if area > 0.0 else float(size_C2.max())
-    high = cells / largest if largest > 0.0 else 1.0
-    low, best = 0.0, None
-    scale = high * np.sqrt(FIRST_FILL)
-    for trial in range(MAX_SEARCH):
-        height = np.inf
-        for order_C in orders_3C:
+    for density in DENSITIES:
+        scale = _scale_of(border_B4, start_C, size_C2, area, cells, gutter, density)
+        if scale is None:
+            continue
+        for order_C in orders_2C:
             turn_C, offset_C2 = np.zeros(len(size_C2), np.int32), np.zeros((len(size_C2), 2))
-            height = min(
-                height,
-                _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2),
-            )
-            if height <= 1.0 or height > CLOSE:
-                break
-        if height <= 1.0:
-            low, best = scale, (scale, turn_C, offset_C2)
-            if height >= ENOUGH:
+            if _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2):
+                return scale, turn_C, offset_C2
+    return None
+
+
+def _scale_of(
+    border_B4: np.ndarray,
+    start_C: np.ndarray,
+    size_C2: np.ndarray,
+    area: float,
+    cells: int,
+    gutter: float,
+    density: float,
+) -> float | None:
+    """Cells per world unit at which the charts take this share of the bitmap; None when their gutters alone take more."""
+    largest = float(size_C2.max())
+    if largest <= 0.0:
+        # Charts without any extent still take their gutter.
+        return (
+            1.0
+            if _marked_kernel(border_B4, start_C, size_C2, 1.0, gutter) <= density * cells * cells
+            else None
+        )
+    # No chart may be wider than the bitmap.
+    high = (cells - 1 - 2.0 * gutter) / largest
+    low, scale = 0.0, min(high, cells * np.sqrt(0.8 * density / area)) if area > 0.0 else high
+    for _ in range(DENSITY_STEPS):
+        found = _marked_kernel(border_B4, start_C, size_C2, scale, gutter) / (cells * cells)
+        if found <= density:
+            low = scale
+            if found >= density - DENSITY_TOLERANCE or scale >= high:
                 break
         else:
             high = scale
-        if best is not None and trial >= MAX_TRIALS - 1:
-            break
-        guess = scale / np.sqrt(height)
-        if best is None:
-            scale = min(max(guess, 0.02 * scale), 0.9 * scale)
-        else:
-            # The height is no smooth function of the scale: the bracket shrinks by a fifth at least.
-            scale = min(max(guess, low + 0.2 * (high - low)), high - 0.2 * (high - low))
-    return best
+        guess = scale * np.sqrt((density - 0.3 * DENSITY_TOLERANCE) / found)
+        scale = guess if low < guess < high else min(0.5 * (low + high), high)
+    return low or None
 
 
 @kernel
@@ -297,49 +309,55 @@ def _place(taken, longest_free, row_S, from_S, length_S, spans, x, y, cells):
 
 
 @kernel
+def _marked_kernel(border_B4, start_C, size_C2, scale, gutter):
+    """Cells that all charts take at a scale (cells per world unit), gutters included."""
+    total = 0
+    for chart in range(len(size_C2)):
+        columns = int(scale * size_C2[chart, 0] + 2.0 * gutter) + 1
+        rows = int(scale * size_C2[chart, 1] + 2.0 * gutter) + 1
+        mask_M = np.zeros(columns * rows, np.uint8)
+        wind_M = np.zeros(columns * rows, np.int16)
+        _mask(border_B4, start_C[chart], start_C[chart + 1], scale, gutter, 0, columns, rows, mask_M, wind_M)
+        for index in range(len(mask_M)):
+            total += mask_M[index]
+    return total
+
+
+@kernel
 def _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2):
-    """Packs at one scale (cells per world unit). Returns the height of the pile as a share of the square's; above
-    1, an estimate, when it does not fit."""
+    """Packs at one scale (cells per world unit) into turn_C and offset_C2; whether all charts fit."""
     charts = len(size_C2)
     shape_C2 = np.empty((charts, 2), np.int64)
     first_C = np.zeros(charts + 1, np.int64)
+    longest = 0
     for chart in range(charts):
         for k in range(2):
             shape_C2[chart, k] = int(scale * size_C2[chart, k] + 2.0 * gutter) + 1
             if shape_C2[chart, k] > cells:
-                return (shape_C2[chart, k] / cells) ** 2
+                return False
+        longest = max(longest, shape_C2[chart, 0] * shape_C2[chart, 1])
         first_C[chart + 1] = first_C[chart] + shape_C2[chart, 0] * shape_C2[chart, 1]
-    if charts > cells * cells or first_C[charts] > 16 * cells * cells:
-        return 16.0
     mask_M = np.zeros(first_C[charts], np.uint8)
     wind_M = np.zeros(first_C[charts], np.int16)
-    total = 0
     for chart in range(charts):
         first, columns, rows = first_C[chart], shape_C2[chart, 0], shape_C2[chart, 1]
         _mask(
             border_B4, start_C[chart], start_C[chart + 1], scale, gutter, first, columns, rows, mask_M, wind_M
         )
-    for index in range(len(mask_M)):
-        total += mask_M[index]
-    if total > cells * cells:
-        return total / (cells * cells)
     words = (cells + 63) // 64
     taken = np.zeros((_level(cells) + 1, cells, words), np.uint64)
     blocked_W = np.empty(words, np.uint64)
     longest_free = np.full(cells, cells, np.int32)
-    longest = 0
-    for chart in range(charts):
-        longest = max(longest, first_C[chart + 1] - first_C[chart])
     row_S = np.empty((4, longest), np.int32)
     from_S = np.empty((4, longest), np.int32)
     length_S = np.empty((4, longest), np.int32)
     level_S = np.empty(longest, np.int32)
     spans_4 = np.zeros(4, np.int64)
-    placed, height, fits = 0, 0, True
-    for chart in order_C:
+    for rank in range(charts):
+        chart = order_C[rank]
         first, columns, rows = first_C[chart], shape_C2[chart, 0], shape_C2[chart, 1]
         best_top, best_turn, best_x, best_y = cells + 1, -1, 0, 0
-        for turn in range(4):
+        for turn in range(4 if rank < TURNED_CHARTS else 2):
             wide, tall = (rows, columns) if turn & 1 else (columns, rows)
             spans_4[turn] = _find_spans(
                 mask_M, first, columns, rows, turn, row_S[turn], from_S[turn], length_S[turn]
@@ -352,20 +370,15 @@ def _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, tur
             if y >= 0:
                 best_top, best_turn, best_x, best_y = y + tall, turn, x, y
         if best_turn < 0:
-            # The others go on: what finds room tells by how much the scale is too large.
-            fits = False
-            continue
+            return False
         _place(
             taken, longest_free, row_S[best_turn], from_S[best_turn], length_S[best_turn], spans_4[best_turn],
             best_x, best_y, cells,
         )  # fmt: skip
-        for index in range(spans_4[best_turn]):
-            placed += length_S[best_turn, index]
-        height = max(height, best_top)
         turn_C[chart] = best_turn
         # A turned mask has the unused part of its last column or row in front.
         spare_x = columns - scale * size_C2[chart, 0] - 2.0 * gutter
         spare_y = rows - scale * size_C2[chart, 1] - 2.0 * gutter
         offset_C2[chart, 0] = best_x + (spare_y if best_turn == 1 else (spare_x if best_turn == 2 else 0.0))
         offset_C2[chart, 1] = best_y + (spare_y if best_turn == 2 else (spare_x if best_turn == 3 else 0.0))
-    return height / cells if fits else max(total / placed, 1.01)
+    return True

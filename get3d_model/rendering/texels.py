@@ -25,6 +25,8 @@ RING = 2.0
 # How far a texel's point may lie from the border's face, in sizes of a texel on that face.
 MAX_OVERHANG = 2.0 * RING
 BANDS = 32
+# The fill works on bands of 2^5 rows.
+BAND_LEVELS = 5
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,32 @@ def needed_texels(unwrapped: UnwrappedMesh, resolution: int, threads: int = 1) -
     return Texels(pixel_T, points_T3)
 
 
-def texture_of(texels: Texels, color_T3: np.ndarray, resolution: int) -> np.ndarray:
+def texture_of(texels: Texels, color_T3: np.ndarray, resolution: int, threads: int = 1) -> np.ndarray:
     """HH3 uint8 with `color_T3` at the needed texels, and the rest filled as described above; white when there
-    are none. resolution: a power of two, or the fill stops at the level where a side is odd."""
-    texture_HH3 = np.full((resolution, resolution, 3), 255, np.uint8)
-    if len(texels.pixel_T):
-        _fill_kernel(texels.pixel_T, np.ascontiguousarray(color_T3), texture_HH3)
+    are none. resolution: a power of two, or the fill stops at the level where a side is odd. The result does not
+    depend on the number of threads."""
+    if not len(texels.pixel_T):
+        return np.full((resolution, resolution, 3), 255, np.uint8)
+    texture_HH3 = np.empty((resolution, resolution, 3), np.uint8)
+    known_HH = np.zeros((resolution, resolution), np.bool_)
+    levels = (resolution & -resolution).bit_length() - 1
+    # Sums of colours and counts of all levels but the finest, one after the other.
+    sides = resolution >> np.arange(1, levels + 1)
+    first_L = np.concatenate([[0, 0], np.cumsum(sides**2)]).astype(np.int64)
+    sums = np.zeros((first_L[-1], 4), np.uint32)
+    # Bands hold whole blocks of their first levels.
+    band_levels = min(levels, BAND_LEVELS)
+    units = resolution >> band_levels
+    starts_U = np.searchsorted(texels.pixel_T, np.arange(units + 1) * (resolution << band_levels))
+    color_T3 = np.ascontiguousarray(color_T3)
+    parallel_for(
+        _scatter_kernel, units, threads, starts_U, texels.pixel_T, color_T3, band_levels, first_L, texture_HH3,
+        known_HH, sums,
+    )  # fmt: skip
+    _sum_levels_kernel(first_L, resolution, band_levels + 1, levels, 0, resolution, sums)
+    parallel_for(
+        _fill_kernel, units, threads, resolution // units, levels, first_L, known_HH, sums, texture_HH3
+    )
     return texture_HH3
 
 
@@ -184,36 +206,37 @@ def _points_kernel(first_unit, end_unit, units, xy_W2, vertices_W3, faces_F3, ow
 
 
 @kernel
-def _fill_kernel(pixel_T, color_T3, texture_HH3):
+def _scatter_kernel(
+    first_unit, end_unit, starts_U, pixel_T, color_T3, band_levels, first_L, texture_HH3, known_HH, sums
+):
+    """Colours of the needed texels, and their sums in the levels of bands of 2^band_levels rows."""
     size = texture_HH3.shape[0]
-    levels = 0
-    while size % (2 << levels) == 0:
-        levels += 1
-    # Sums of colours and counts of all levels but the finest, one after the other.
-    total = 0
-    first_of = np.empty(levels + 1, np.int64)
-    for level in range(1, levels + 1):
-        first_of[level] = total
-        total += (size >> level) ** 2
-    sums = np.zeros((total, 4), np.uint32)
-    known = np.zeros((size, size), np.bool_)
     half = size >> 1
-    for index in range(len(pixel_T)):
-        row, column = pixel_T[index] // size, pixel_T[index] % size
-        known[row, column] = True
-        block = (row >> 1) * half + (column >> 1)
-        for channel in range(3):
-            texture_HH3[row, column, channel] = color_T3[index, channel]
-            if levels:
-                sums[block, channel] += color_T3[index, channel]
-        if levels:
-            sums[block, 3] += 1
-    for level in range(2, levels + 1):
+    for unit in range(first_unit, end_unit):
+        for index in range(starts_U[unit], starts_U[unit + 1]):
+            row, column = pixel_T[index] // size, pixel_T[index] % size
+            known_HH[row, column] = True
+            block = (row >> 1) * half + (column >> 1)
+            for channel in range(3):
+                texture_HH3[row, column, channel] = color_T3[index, channel]
+                if band_levels:
+                    sums[block, channel] += color_T3[index, channel]
+            if band_levels:
+                sums[block, 3] += 1
+        _sum_levels_kernel(
+            first_L, size, 2, band_levels, unit << band_levels, (unit + 1) << band_levels, sums
+        )
+
+
+@kernel
+def _sum_levels_kernel(first_L, size, first_level, last_level, row_first, row_end, sums):
+    """Levels first_level to last_level between two rows of the texture, each from the one before it."""
+    for level in range(first_level, last_level + 1):
         side = size >> level
-        for row in range(side):
+        for row in range(row_first >> level, row_end >> level):
             for column in range(side):
-                to = first_of[level] + row * side + column
-                at = first_of[level - 1] + 4 * row * side + 2 * column
+                to = first_L[level] + row * side + column
+                at = first_L[level - 1] + 4 * row * side + 2 * column
                 for channel in range(4):
                     sums[to, channel] = (
                         sums[at, channel]
@@ -221,12 +244,18 @@ def _fill_kernel(pixel_T, color_T3, texture_HH3):
                         + sums[at + 2 * side, channel]
                         + sums[at + 2 * side + 1, channel]
                     )
-    for row in range(size):
+
+
+@kernel
+def _fill_kernel(first_unit, end_unit, rows, levels, first_L, known_HH, sums, texture_HH3):
+    size = texture_HH3.shape[0]
+    for row in range(first_unit * rows, end_unit * rows):
         for column in range(size):
-            if known[row, column]:
+            if known_HH[row, column]:
                 continue
+            texture_HH3[row, column] = 255
             for level in range(1, levels + 1):
-                block = first_of[level] + (row >> level) * (size >> level) + (column >> level)
+                block = first_L[level] + (row >> level) * (size >> level) + (column >> level)
                 count = sums[block, 3]
                 if count:
                     for channel in range(3):

@@ -45,6 +45,7 @@ class PendingBake:
     job: BakeJob
     device: torch.device
     prepared: Future[tuple[UnwrappedMesh, Texels]]
+    threads: int = 1
 
     def finish(self) -> TexturedMesh:
         """Waits for the unwrapping and asks the field, in the calling thread; what the field raises is raised."""
@@ -52,7 +53,7 @@ class PendingBake:
         color_T3 = np.zeros((0, 3), np.uint8)
         if len(texels.pixel_T):
             color_T3 = to_bytes(self.job.color_at(torch.from_numpy(texels.points_T3).to(self.device)))
-        texture_HH3 = texture_of(texels, color_T3, self.job.resolution)
+        texture_HH3 = texture_of(texels, color_T3, self.job.resolution, self.threads)
         mesh = unwrapped.mesh
         return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, unwrapped.uvs_W2, texture_HH3)
 
@@ -74,7 +75,7 @@ def started_bakes(
 
     pool = ThreadPoolExecutor(max(1, min(threads, len(jobs))), "bake")
     try:
-        bakes = [PendingBake(job, device, pool.submit(prepare, job)) for job in jobs]
+        bakes = [PendingBake(job, device, pool.submit(prepare, job), own_threads) for job in jobs]
         if device.type == "cpu":
             # The field wants all cores too, and its threads would wait for one another at every step.
             wait([bake.prepared for bake in bakes])
