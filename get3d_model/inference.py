@@ -25,6 +25,8 @@ from get3d_model.files import sha256_file
 from get3d_model.generator import Generator, build_generator, stored_grid
 from get3d_model.latents import average_w, latent_codes
 from get3d_model.limits import check_psi
+from get3d_model.programs import FieldsProgram, fields_output
+from get3d_model.recorded import RecordedFunction
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.grid_atlas import GridAtlas
 from get3d_model.rendering.select import make_rasterizer
@@ -138,6 +140,7 @@ class Sampler:
         self.rasterizer = rasterizer
         self.device = device
         self.atlas = atlas or GridAtlas()
+        self._fields = RecordedFunction(FieldsProgram(generator)) if device.type == "cuda" else None
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu", atlas: UvAtlas | None = None) -> Sampler:
@@ -235,6 +238,8 @@ class Sampler:
     @torch.no_grad()
     def networks(self, styles: Styles) -> tuple[GeometryOutput, Tensor, Tensor]:
         """(geometry, planes_tex, ws_tex_BLD): everything of `shapes` whose sizes do not depend on the shapes."""
+        if self._fields is not None:
+            return fields_output(self._fields(styles.w_geo_BD, styles.w_tex_BD))
         ws_geo, ws_tex = self.generator.broadcast(styles.w_geo_BD, styles.w_tex_BD)
         synthesis = self.generator.synthesis
         ws_tex = synthesis.texture_styles(ws_geo, ws_tex)

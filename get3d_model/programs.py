@@ -10,7 +10,7 @@ Shape legend: B = 1 shape, Z latent width, D w width, L layers (copies of w), N 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,14 @@ class FieldsProgram(nn.Module):
             geometry.empty_B,
             *weights,
         )
+
+
+def fields_output(outputs: Sequence[Tensor]) -> tuple[GeometryOutput, Tensor, Tensor]:
+    """(geometry, planes_tex, styles_BLS) from what a `FieldsProgram` returns."""
+    planes_tex, styles_BLS, sdf_BN, deform_BN3, empty_B, *weights = outputs
+    unused_B = sdf_BN.new_zeros(len(sdf_BN))
+    weights_BQ21 = weights[0] if weights else None
+    return GeometryOutput(sdf_BN, deform_BN3, empty_B, unused_B, weights_BQ21), planes_tex, styles_BLS
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,4 @@ class Programs:
     @torch.no_grad()
     def fields(self, w_geo_BD: Tensor, w_tex_BD: Tensor) -> tuple[GeometryOutput, Tensor, Tensor]:
         """(geometry, planes_tex, styles_BLS) of one shape."""
-        planes_tex, styles_BLS, sdf_BN, deform_BN3, empty_B, *weights = self._fields(w_geo_BD, w_tex_BD)
-        unused_B = sdf_BN.new_zeros(len(sdf_BN))
-        weights_BQ21 = weights[0] if weights else None
-        return GeometryOutput(sdf_BN, deform_BN3, empty_B, unused_B, weights_BQ21), planes_tex, styles_BLS
+        return fields_output(self._fields(w_geo_BD, w_tex_BD))

@@ -21,7 +21,7 @@ LIBRARY = (
     "errors", "limits", "files", "settings", "types", "decimation", "camera_settings", "config", "cameras", "ops",
     "isosurface", "losses", "rendering.base", "mesh_topology", "alpha_cut", "texture_atlas", "image_codec",
     "gltf_compression", "gltf", "gltf_surface", "obj_ply", "mesh_io", "image_grid", "rendering", "data", "networks",
-    "weights", "bundle", "published_file", "published_model", "generator", "latents", "programs", "inference",
+    "weights", "bundle", "published_file", "published_model", "generator", "latents", "programs", "recorded", "inference",
     "stable_sampler", "walks", "metrics", "training",
 )  # fmt: skip
 # Heavy or optional packages, and the modules that may import them (patterns of dotted names).
@@ -172,7 +172,7 @@ def try_imports(
     that are loaded then, or the error as a text."""
     done = subprocess.run(
         [sys.executable, "-c", TRY_IMPORTS, str(root), ",".join(names), ",".join(watched), ",".join(preloaded)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=400,
     )  # fmt: skip
     return json.loads(done.stdout)
 

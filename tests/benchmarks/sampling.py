@@ -93,9 +93,7 @@ def stages(
     with torch.no_grad():
         with watch.stage("networks"):
             styles = sampler.styles([seed], psi)
-            ws_geo, ws_tex = sampler.generator.broadcast(styles.w_geo_BD, styles.w_tex_BD)
-            planes_geo, planes_tex = synthesis.planes(ws_geo, ws_tex)
-            geometry = synthesis.geometry(planes_geo, ws_geo)
+            geometry, planes_tex, ws_tex = sampler.networks(styles)
         with watch.stage("extraction"):
             meshes = synthesis.extractor(geometry.sdf_BN, geometry.deform_BN3)
             shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
@@ -109,7 +107,7 @@ def stages(
                 points_T3 = torch.from_numpy(texels.points_T3).to(sampler.device)
                 color_T3 = to_bytes(sampler.point_colors(shapes, 0, points_T3))
             with watch.stage("bake_fill"):
-                texture_HH3 = texture_of(texels, color_T3, TEXTURE)
+                texture_HH3 = texture_of(texels, color_T3, TEXTURE, torch.get_num_threads())
         with watch.stage("encode"):
             textured = TexturedMesh(
                 unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
