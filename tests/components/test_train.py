@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from components.train.main import main
+from get3d_model.data.remote import push_dataset
 from get3d_model.errors import InputError
 from get3d_model.inference import Sampler
-from tests.get3d_model.training.tiny import tiny_config, write_params
+from tests.get3d_model.training.tiny import checkpoint_tensors, differing, tiny_config, write_params
 
 
 def test_trains_and_says_what_it_does(
@@ -52,3 +53,39 @@ def test_a_missing_params_file_names_the_presets(tmp_path: Path) -> None:
         main(
             ["--config", str(tmp_path / "none.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
         )
+
+
+def test_an_address_trains_as_the_folder_does(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit, whether images come from afar, from the copied shards, or from a staged folder."""
+    fsspec = pytest.importorskip("fsspec")
+    push_dataset(tiny_data, "memory://train/set")
+    params = write_params(tmp_path / "params.yaml", tiny_config(2))
+    checkpoints = []
+    for number, (data, more) in enumerate(
+        (
+            (str(tiny_data), []),
+            ("memory://train/set", ["--cache-gb", "0"]),
+            (str(tiny_data), ["--cache-gb", "1"]),
+        )
+    ):
+        out, cache = tmp_path / f"out-{number}", tmp_path / f"cache-{number}"
+        staged = ["--cache-dir", str(cache), *more] if more else []
+        main(["--config", str(params), "--data", data, "--out", str(out), *staged])
+        checkpoints.append(checkpoint_tensors(out / "checkpoints" / "000000008"))
+        output = capsys.readouterr().out
+        assert (f"reading {data}: 3 shards" in output) == bool(more)
+    assert differing(checkpoints[0], checkpoints[1]) == differing(checkpoints[0], checkpoints[2]) == []
+    fsspec.filesystem("memory").store.clear()
+    # The same run goes on, wherever the data set has moved to.
+    write_params(params, tiny_config(3))
+    main(["--config", str(params), "--data", str(tiny_data), "--out", str(tmp_path / "out-1")])
+    assert "resuming from" in capsys.readouterr().out
+    with pytest.raises(InputError, match="memory://train/set holds no finished data set"):
+        main(
+            [
+                "--config", str(params), "--data", "memory://train/set", "--out", str(tmp_path / "out"),
+                "--cache-dir", str(tmp_path / "cache"),
+            ]
+        )  # fmt: skip
