@@ -1,7 +1,8 @@
 """Versions: `python -m tests.benchmarks.versions` prints one JSON line.
 
 `noop_repro_s`: `dvc repro` with nothing to do, as a command, in this project's checkout where all its stages are recorded
-(with a stand-in of a few bytes for every output). `noop_status_s`: the same of `dvc status`. `..._cpu_s`: processor time, which other load hardly changes.
+(with a stand-in of a few bytes for every output). `noop_status_s`: the same of `dvc status`.
+`..._cpu_s`: processor time, which other load changes less.
 `record_s`, `again_s`: recording outputs of the given size in a remote on this disk, and once more with everything there.
 `peak_extra_mb`: the most that stood beside the remote meanwhile (the clone, lists of files), looked at twenty times a second.
 What to expect: the commands start in half a second; recording reads every byte once for its hash and once to send it.
