@@ -148,7 +148,9 @@ def table(rows: Mapping[str, Any], head: Sequence[str] = ("", "")) -> str:
     """A Markdown table of two columns."""
 
     def shown(value: Any) -> str:
-        text = f"{value:.5g}" if isinstance(value, float) else str(value)
+        text = (
+            "not available" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+        )
         return text.replace("|", "\\|").replace("\n", " ")
 
     lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
