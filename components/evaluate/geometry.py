@@ -18,7 +18,7 @@ from components.evaluate.shapes import ShapeSet
 from get3d_model.config import EvaluationConfig
 from get3d_model.metrics.bootstrap import Bootstrap, Interval
 from get3d_model.metrics.chamfer import chamfer_matrix
-from get3d_model.metrics.lfd import VERSION
+from get3d_model.metrics.lfd import VERSION, silhouette_backend
 from get3d_model.metrics.lfd_distance import lfd_matrix
 from get3d_model.metrics.mesh_quality import SAMPLED_FACES, MeshQuality, quality_arrays, texture_utilisation
 from get3d_model.metrics.select import make_nearest_distance
@@ -46,7 +46,9 @@ def geometry_section(
             "surface": settings.surface,
             "distances": ", ".join(settings.distances),
             **(
-                {"lfd_version": VERSION, "lfd_rasterizer": device.type} if "lfd" in settings.distances else {}
+                {"lfd_version": VERSION, "lfd_rasterizer": silhouette_backend(device)}
+                if "lfd" in settings.distances
+                else {}
             ),
             "samples_per_reference": settings.samples_per_reference,
         }

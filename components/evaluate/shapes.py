@@ -24,9 +24,9 @@ from get3d_model.config import EvaluationConfig
 from get3d_model.data.manifest import Manifest
 from get3d_model.errors import InputError
 from get3d_model.mesh_io import load_textured_mesh
-from get3d_model.metrics.chamfer import surface_points
-from get3d_model.metrics.lfd import VERSION, lfd_descriptors
+from get3d_model.metrics.lfd import VERSION, lfd_descriptors, silhouette_backend
 from get3d_model.metrics.light_field import AXES, LIGHT_FIELDS
+from get3d_model.metrics.points import surface_points
 from get3d_model.metrics.silhouette_features import FEATURES
 from get3d_model.types import Mesh, TexturedMesh
 
@@ -90,7 +90,7 @@ class ShapeReader:
                 "surface": settings.surface, "normalize": "box", **turned,
             },
             # Pixels on edges differ between rasterisers.
-            "lfd": {"version": VERSION, "rasterizer": device.type, **turned},
+            "lfd": {"version": VERSION, "rasterizer": silhouette_backend(device), **turned},
         }  # fmt: skip
 
     def read(self, shape_ids: Sequence[str], label: str) -> tuple[ShapeSet, Excluded]:
@@ -112,7 +112,9 @@ class ShapeReader:
                 self._cache.put(kind, facts[name].sha256, key, value)
         names = [file.shape_id for file in files if file.shape_id in known]
         relative = {file.shape_id: file.relative for file in files}
-        return self._set(names, known), [(relative[name], why) for name, why in excluded]
+        paths = {file.shape_id: file.path for file in files}
+        reasons = [(relative[name], why.removeprefix(f"{paths[name]}: ")) for name, why in excluded]
+        return self._set(names, known), reasons
 
     def describe(
         self, named: Iterable[tuple[str, Mesh | TexturedMesh | InputError]], label: str

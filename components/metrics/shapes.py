@@ -21,7 +21,7 @@ from components.render.mesh_files import inspect_meshes
 from get3d_model.errors import InputError
 from get3d_model.mesh_io import load_textured_mesh
 from get3d_model.mesh_topology import MeshTopology
-from get3d_model.metrics.lfd import VERSION, lfd_descriptors
+from get3d_model.metrics.lfd import VERSION, lfd_descriptors, silhouette_backend
 from get3d_model.metrics.mesh_quality import MeshQuality, measure_quality
 from get3d_model.metrics.points import surface_points
 from get3d_model.types import TexturedMesh
@@ -115,7 +115,7 @@ class _Reader:
         self._keys = {
             "points": {"version": FEATURES_VERSION, **settings.point_key()},
             # Pixels on edges differ between rasterisers.
-            "lfd": {"version": VERSION, "rasterizer": device.type},
+            "lfd": {"version": VERSION, "rasterizer": silhouette_backend(device)},
             "quality": {"version": FEATURES_VERSION, "seed": settings.seed},
         }
 

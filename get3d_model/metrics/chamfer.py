@@ -13,9 +13,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from get3d_model.metrics.nearest import MatrixProductDistance, NearestDistance
-from get3d_model.metrics.points import surface_points
-
-__all__ = ["chamfer_matrix", "surface_points"]
 
 
 def chamfer_matrix(

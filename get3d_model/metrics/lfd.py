@@ -58,9 +58,21 @@ class CpuSilhouettes:
         return orthographic_masks(mesh.vertices_V3, mesh.faces_F3, frames_K33, size, threads=1)
 
 
+def silhouette_backend(device: torch.device) -> str:
+    """What draws the silhouettes on a device: "cpu", or "nvdiffrast" on CUDA devices where it is installed.
+
+    They differ in pixels whose centres lie on an edge, so descriptors of one are not quite those of the other.
+    """
+    from get3d_model.rendering import nvdiffrast_backend
+
+    return (
+        "nvdiffrast" if device.type == "cuda" and nvdiffrast_backend.missing_requirement() is None else "cpu"
+    )
+
+
 def make_silhouette_renderer(device: torch.device) -> SilhouetteRenderer:
-    """Our own for the CPU, nvdiffrast for CUDA devices. Raises InputError where that is missing."""
-    if device.type == "cpu":
+    """What `silhouette_backend` names."""
+    if silhouette_backend(device) == "cpu":
         return CpuSilhouettes()
     from get3d_model.metrics.silhouettes_gpu import RasterizedSilhouettes
     from get3d_model.rendering.select import make_rasterizer

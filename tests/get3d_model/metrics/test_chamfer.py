@@ -8,8 +8,8 @@ import torch
 import trimesh
 
 from get3d_model.errors import InputError
-from get3d_model.metrics import chamfer
-from get3d_model.metrics.chamfer import chamfer_matrix, surface_points
+from get3d_model.metrics.chamfer import chamfer_matrix
+from get3d_model.metrics.points import surface_points
 from get3d_model.types import Mesh
 
 
@@ -84,4 +84,4 @@ def test_points_depend_on_the_seed_alone() -> None:
 def test_a_mesh_without_area_is_refused() -> None:
     for faces in (np.zeros((0, 3), np.int32), np.array([[0, 1, 1]], np.int32)):
         with pytest.raises(InputError, match="without area"):
-            chamfer.surface_points(Mesh(np.eye(3, dtype=np.float32), faces), 10, 0)
+            surface_points(Mesh(np.eye(3, dtype=np.float32), faces), 10, 0)

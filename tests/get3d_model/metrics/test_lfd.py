@@ -64,13 +64,9 @@ def distances(*shapes: Mesh) -> np.ndarray:
 
 
 def brute_force(first_LAF: np.ndarray, second_LAF: np.ndarray) -> int:
-    views = (
-        np.abs(first_LAF.reshape(100, 1, -1).astype(int) - second_LAF.reshape(1, 100, -1))
-        .sum(axis=2)
-        .reshape(10, 10, 10, 10)
-    )
-    axis = np.arange(10)
-    return min(views[a, axis, b, p].sum() for a in range(10) for b in range(10) for p in alignments())
+    views = np.abs(first_LAF.reshape(100, 1, -1).astype(int) - second_LAF.reshape(1, 100, -1)).sum(axis=2)
+    pairs = views.reshape(10, 10, 10, 10).transpose(0, 2, 1, 3)
+    return min(pairs[:, :, np.arange(10), p].sum(axis=2).min() for p in alignments())
 
 
 def test_against_brute_force() -> None:

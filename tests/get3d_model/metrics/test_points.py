@@ -52,7 +52,7 @@ def test_the_outer_surface_leaves_the_inside_out() -> None:
 
 def test_all_of_a_convex_shape_is_outer() -> None:
     """Nothing is lost at edges, on large faces or on faces far smaller than a pixel of the pictures."""
-    fine = trimesh.creation.icosphere(subdivisions=6)
+    fine = trimesh.creation.icosphere(subdivisions=5)
     for shape in (trimesh.creation.box(extents=(1, 0.05, 3)), fine):
         outer, everything = (surface_points(mesh(shape), 1500, 2, "box", s) for s in ("outer", "all"))
         assert np.array_equal(outer, everything) or (
