@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from components.data.pointer import local_folder, parse_location
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
     )
     parser.add_argument(
-        "--data", type=Path, required=True, help="rendered data set; its manifest names the splits"
+        "--data", type=parse_location, required=True,
+        help="rendered data set, or a data pointer; its manifest names the splits",
     )
     parser.add_argument(
-        "--meshes", type=Path, required=True, help="the folder (or .zip) the data set was rendered from"
+        "--meshes", type=parse_location, required=True,
+        help="the folder (or .zip, or data pointer) the data set was rendered from",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for metrics.json, gate.json, report.html and more"
@@ -61,14 +65,15 @@ def run(args: argparse.Namespace) -> None:
 
     settings = load_config(args.config).evaluation if args.config else None
     production = read_production(args.production) if args.production else None
-    manifest = read_manifest(args.data)
+    data = local_folder(args.data)
+    manifest = read_manifest(data)
     sampler = Sampler.load(args.checkpoint, _device(args.device))
     settings = settings or sampler.config.evaluation
     if args.weights:
         settings = replace(settings, inception=args.weights)
     check_thresholds(settings.thresholds)
-    with _folder(args.meshes) as meshes:
-        found = evaluate(sampler, args.data, manifest, meshes, settings, cache_dir(), args.weights_sha256)
+    with _folder(local_folder(args.meshes)) as meshes:
+        found = evaluate(sampler, data, manifest, meshes, settings, cache_dir(), args.weights_sha256)
     verdict = decide(found.section, settings.thresholds, production)
     identity = sampler.identity
     titles = Titles(identity.name, identity.kimg, identity.sha256, settings.confidence)
