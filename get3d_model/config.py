@@ -56,6 +56,8 @@ class RenderConfig:
     """Of Blender: cycles, or eevee, which needs a GPU."""
     samples: int = 32
     """Of Blender, per pixel."""
+    light: str = "studio"
+    """Of the raster backend: studio, area, flat, overcast, sunny, sunset, or an equirect picture (docs/data.md)."""
     views: int = 24
     """Views per shape."""
     resolution: int = 1024

@@ -14,6 +14,7 @@ def options(params: Path) -> list[str]:
         "--backend": render.backend,
         "--engine": render.engine,
         "--samples": render.samples,
+        "--light": render.light,
         "--views": render.views,
         "--resolution": render.resolution,
         "--supersample": render.supersample,

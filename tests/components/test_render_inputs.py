@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from components.render.inputs import (
     view_angles,
 )
 from components.render.mesh_files import inspect_meshes
+from components.render.settings import PixelSettings
 from get3d_model.camera_settings import OrbitSettings
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
+from get3d_model.rendering.environment import light_source
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -188,3 +191,12 @@ def test_where_split_files_are_looked_for(tmp_path):
     (meshes / "train.txt").unlink()
     with pytest.raises(InputError, match=r"meshes/train.txt does not exist"):
         find_split_files(meshes, None)
+
+
+def test_another_light_is_another_picture():
+    usual = PixelSettings()
+    keys = {
+        replace(usual, lighting=light_source(name)).key("v", "a", "0")
+        for name in ("studio", "area", "flat", "sunny")
+    }
+    assert len(keys) == 4 and usual.key("v", "a", "0") in keys
