@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def s3_data(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_DEFAULT_REGION", "us-east-1"),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").mkdir("bucket")
-    push_dataset(tiny_data, "s3://bucket/set")
-    yield "s3://bucket/set"
+    # Servers of one process hold the same buckets.
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    push_dataset(tiny_data, f"s3://{bucket}/set")
+    yield f"s3://{bucket}/set"
     server.stop()
 
 
@@ -89,7 +92,7 @@ def test_two_nodes_on_this_machine_train_from_s3(s3_data: str, tmp_path: Path, m
         *arguments(tmp_path, s3_data, 4, "--nodes", "2", "--cache-dir", str(tmp_path / "cache")),
     )
     assert job.end() == 0, "\n".join(job.lines)
-    assert any("reading s3://bucket/set: 3 shards" in line for line in job.lines)
+    assert any(f"reading {s3_data}: 3 shards" in line for line in job.lines)
     assert {f"this is rank {rank} of 4" in "".join(job.lines) for rank in range(4)} == {True}
     assert read_state(list_checkpoints(tmp_path / "out")[-1]).step == 4
     assert len(list((tmp_path / "cache").glob("*/shards/*.tar"))) == 3 and gone(mark, 5)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,9 +47,11 @@ def url(request, tmp_path, shards, monkeypatch) -> Iterator[str]:
             ("AWS_DEFAULT_REGION", "us-east-1"),
         ):  # fmt: skip
             monkeypatch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("bucket")
-        push_dataset(shards, "s3://bucket/sets/one")
-        yield "s3://bucket/sets/one"
+        # Servers of one process hold the same buckets.
+        bucket = f"bucket-{uuid.uuid4().hex}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        push_dataset(shards, f"s3://{bucket}/sets/one")
+        yield f"s3://{bucket}/sets/one"
     elif request.param == "memory":
         push_dataset(shards, f"memory://sets/{tmp_path.name}")
         yield f"memory://sets/{tmp_path.name}"
