@@ -69,8 +69,10 @@ def _git_config(home: str | None, safe_folders: tuple[Path, ...]) -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL without the user and the password that may stand in it, for messages and records."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", url)
+    """The URL without the password that may stand in it, for messages and records."""
+    # Of HTTP the user goes too: it may be a token.
+    url = re.sub(r"\b(https?://)[^/@\s]+@", r"\1", url)
+    return re.sub(r"(?<=://)([^/@:\s]*):[^/@\s]*@", r"\1@", url)
 
 
 def one_line(error: BaseException | str) -> str:
