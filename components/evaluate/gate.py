@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.catalogue import CATALOGUE, entry, show
-from components.evaluate.results import Section, protocol
+from components.evaluate.catalogue import CATALOGUE, IMAGES, entry, show
+from components.evaluate.results import SHAPES_PROTOCOL, WHOLE_PROTOCOL, Section, protocols
 from get3d_model.config import Threshold
 from get3d_model.errors import InputError
 from get3d_model.metrics.bootstrap import Interval
@@ -21,11 +21,11 @@ PROMOTE, HOLD = "promote", "hold"
 
 @dataclass(frozen=True)
 class Production:
-    """The metrics of the model in production. protocol_sha256: of the settings they were measured with."""
+    """The metrics of the model in production. protocols: hashes of the settings they were measured with."""
 
     file: Path
     values: dict[str, Interval]
-    protocol_sha256: str | None
+    protocols: dict[str, str]
     checkpoint_sha256: str | None
 
 
@@ -48,7 +48,7 @@ def read_production(path: Path) -> Production:
     """
     path = Path(path)
     data = _read(path)
-    if "protocol_sha256" not in data:
+    if not {WHOLE_PROTOCOL, SHAPES_PROTOCOL} <= data.keys():
         raise InputError(
             f"{path} is no metrics.json of `get3d evaluate`; evaluate the production model with it"
         )
@@ -58,9 +58,7 @@ def read_production(path: Path) -> Production:
         whole = _read(beside)
         facts = whole.get("facts") or {}
         same = ("checkpoint_sha256", data.get("checkpoint_sha256")), ("seed", data.get("seed"))
-        if whole.get("protocol_sha256") == data["protocol_sha256"] and all(
-            facts.get(k) == v for k, v in same
-        ):
+        if whole.get(WHOLE_PROTOCOL) == data[WHOLE_PROTOCOL] and all(facts.get(k) == v for k, v in same):
             data = whole
     try:
         if "metrics" in data:
@@ -76,7 +74,9 @@ def read_production(path: Path) -> Production:
         checkpoint = (data.get("facts") or data).get("checkpoint_sha256")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); evaluate the production model again") from None
-    return Production(path, values, data["protocol_sha256"], checkpoint)
+    return Production(
+        path, values, {name: data[name] for name in (WHOLE_PROTOCOL, SHAPES_PROTOCOL)}, checkpoint
+    )
 
 
 def check_thresholds(thresholds: Sequence[Threshold]) -> None:
@@ -115,7 +115,7 @@ def decide(section: Section, thresholds: Sequence[Threshold], production: Produc
         described = {
             "metrics": str(production.file),
             "checkpoint_sha256": production.checkpoint_sha256,
-            "comparable": production.protocol_sha256 == protocol(section),
+            "comparable": production.protocols[SHAPES_PROTOCOL] == protocols(section)[SHAPES_PROTOCOL],
         }
     return Verdict(HOLD if bad else PROMOTE, bad + good, described)
 
@@ -146,7 +146,8 @@ def _relative(
             True,
             f"{name} is {show(name, measured.value)}; there is no model in production to compare with",
         )
-    if production.protocol_sha256 != protocol(section):
+    needed = WHOLE_PROTOCOL if entry(name).group == IMAGES else SHAPES_PROTOCOL
+    if production.protocols[needed] != protocols(section)[needed]:
         return False, (
             f"{name} cannot be compared with production: {production.file} was measured with other settings or data; "
             "evaluate the production model again with these"

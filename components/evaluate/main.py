@@ -17,11 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, help="weight file, checkpoint or training folder"
     )
     parser.add_argument(
-        "--data", type=parse_location, required=True,
+        "--data",
+        type=parse_location,
+        required=True,
         help="rendered data set, or a data pointer; its manifest names the splits",
     )
     parser.add_argument(
-        "--meshes", type=parse_location, required=True,
+        "--meshes",
+        type=parse_location,
+        required=True,
         help="the folder (or .zip, or data pointer) the data set was rendered from",
     )
     parser.add_argument(
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     titles = Titles(identity.name, identity.kimg, identity.sha256, settings.confidence)
     write(found, verdict, titles, args.out)
     print("\n".join(lines(found.section)))
-    print(f"{verdict.decision}: " + "; ".join(verdict.reasons))
+    print("\n".join([f"{verdict.decision}:", *(f"  {reason}" for reason in verdict.reasons)]))
     print(f"open {args.out / 'report.html'}")
 
 

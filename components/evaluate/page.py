@@ -15,7 +15,7 @@ from PIL import Image
 
 from components.evaluate.catalogue import CATALOGUE, entry, show
 from components.evaluate.gate import Verdict
-from components.evaluate.results import CONTROLS, Section
+from components.evaluate.results import CONTROLS, Section, protocols
 from components.evaluate.sheets import Pair, Sheets
 from components.report.page_parts import Figure, jpeg_figure, page_environment
 from get3d_model.metrics.bootstrap import Interval
@@ -25,13 +25,15 @@ TEMPLATE = "evaluation.html.j2"
 EXCLUDED_SHOWN = 20
 # Held-out shapes, below which the page warns.
 FEW = 20
+SAMPLES = "Samples"
 HEADINGS = {"train": "Training shapes", "self": "Held-out shapes"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text, and its interval."""
+    """A number as text, and its interval. heading: of its column."""
 
+    heading: str
     value: str
     interval: str
 
@@ -76,14 +78,25 @@ def evaluation_html(
             percent=f"{titles.confidence:.0%}",
             verdict=verdict,
             groups=metric_groups(section),
-            headings=["Samples", *(HEADINGS[control] for control in controls)],
+            headings=[SAMPLES, *(HEADINGS[control] for control in controls)],
             control_meanings=[(HEADINGS[control], CONTROLS[control]) for control in controls],
             samples=[_figure(picture, f"seed {seed}") for seed, picture in sheets.samples],
             shape_pairs=[_pair(pair) for pair in sheets.shape_pairs],
             picture_pairs=[_pair(pair) for pair in sheets.picture_pairs],
             curves=[(text, Markup(svg)) for text, svg in curves],
             viewer=Markup(viewer),
-            settings=sorted({**section.facts, **section.settings}.items()),
+            settings=[
+                (
+                    "What others must share",
+                    "Numbers are comparable when these agree; metrics.json has their hashes, with and without those of pictures.",
+                    sorted({**section.settings, **protocols(section)}.items()),
+                ),
+                (
+                    "This run",
+                    "",
+                    sorted((k, v) for k, v in section.facts.items() if k not in section.settings),
+                ),
+            ],
             few=_few(section),
             excluded=shown,
             excluded_count=len(section.excluded),
@@ -97,7 +110,8 @@ def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
     names = [name for name in CATALOGUE if name in present] + sorted(present - CATALOGUE.keys())
     groups: dict[str, list[Row]] = {}
     for name in names:
-        columns = [section.metrics, *(section.controls[c] for c in CONTROLS if c in section.controls)]
+        controls = [(HEADINGS[c], section.controls[c]) for c in CONTROLS if c in section.controls]
+        columns = [(SAMPLES, section.metrics), *controls]
         metric = entry(name)
         rows = groups.setdefault(metric.group, [])
         note = section.unavailable.get(name, "")
@@ -107,7 +121,7 @@ def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
         row = Row(
             name,
             metric.title,
-            [_cell(name, column.get(name)) for column in columns],
+            [_cell(heading, name, column.get(name)) for heading, column in columns],
             note,
             metric.reading,
         )
@@ -126,11 +140,12 @@ def _few(section: Section) -> str:
     )
 
 
-def _cell(name: str, interval: Interval | None) -> Cell:
+def _cell(heading: str, name: str, interval: Interval | None) -> Cell:
     if interval is None:
-        return Cell(show(name, None), "")
+        return Cell(heading, show(name, None), "")
     bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
     return Cell(
+        heading,
         show(name, interval.value),
         f"{show(name, interval.low)} to {show(name, interval.high)}" if bounded else "",
     )

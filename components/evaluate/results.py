@@ -14,6 +14,9 @@ CONTROLS = {
     "train": "training shapes in the place of the samples",
     "self": "held-out shapes in the place of the samples: one half of them against the other, all against the training set",
 }
+# How the settings begin that only FID and KID depend on.
+PICTURE_SETTINGS = ("image_", "inception_", "kid_")
+WHOLE_PROTOCOL, SHAPES_PROTOCOL = "protocol_sha256", "protocol_shapes_sha256"
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,14 @@ def merge(sections: Iterable[Section]) -> Section:
 def flat(section: Section) -> dict[str, Any]:
     """`metrics.json`: every value by its name, controls with the prefix `train_` or `self_`; null without a number.
 
-    `protocol_sha256` stands for the settings: two files with the same one are comparable.
+    `protocol_sha256` stands for the settings: two files with the same one are comparable; with the same
+    `protocol_shapes_sha256`, all but FID and KID are.
     """
     values: dict[str, Any] = {name: None for name in section.unavailable}
     values |= {name: interval.as_dict()["value"] for name, interval in section.metrics.items()}
     for control, metrics in section.controls.items():
         values |= {f"{control}_{name}": interval.as_dict()["value"] for name, interval in metrics.items()}
-    return {**section.facts, **values, "protocol_sha256": protocol(section)}
+    return {**section.facts, **values, **protocols(section)}
 
 
 def full(section: Section) -> dict[str, Any]:
@@ -71,10 +75,17 @@ def full(section: Section) -> dict[str, Any]:
         "facts": section.facts,
         "unavailable": section.unavailable,
         "excluded": [{"file": file, "reason": reason} for file, reason in section.excluded],
-        "protocol_sha256": protocol(section),
+        **protocols(section),
     }
 
 
-def protocol(section: Section) -> str:
-    """A hash of the settings."""
-    return sha256_json(section.settings)
+def protocol(section: Section, pictures: bool = True) -> str:
+    """A hash of the settings. pictures: with those that only FID and KID depend on, which are there only where the
+    network's weights are."""
+    settings = {k: v for k, v in section.settings.items() if pictures or not k.startswith(PICTURE_SETTINGS)}
+    return sha256_json(settings)
+
+
+def protocols(section: Section) -> dict[str, str]:
+    """Both hashes by their names in metrics.json."""
+    return {WHOLE_PROTOCOL: protocol(section), SHAPES_PROTOCOL: protocol(section, pictures=False)}

@@ -187,7 +187,11 @@ def held_out_shapes(
         )
     shapes, excluded = reader.read(held_out, "held-out meshes")
     if len(shapes) < settings.min_references:
-        why = f" ({len(excluded)} cannot be used; the first: {excluded[0][1]})" if excluded else ""
+        why = (
+            f" ({len(excluded)} cannot be used; the first is {excluded[0][0]}: {excluded[0][1]})"
+            if excluded
+            else ""
+        )
         raise InputError(
             f"{len(shapes)} held-out meshes are too few: at least {settings.min_references} are needed "
             f"(evaluation.min_references){why}"

@@ -121,7 +121,7 @@ def test_files(checkpoint: Path, tiny_data: Path, meshes: Path, tmp_path: Path, 
     assert all(metrics[name] is None and "--weights" in whole["unavailable"][name] for name in NAMES)
     assert gate["decision"] == "hold" and "fid_ori has no value: unavailable: " in gate["reasons"][0]
     printed = capsys.readouterr().out
-    assert all(name in printed for name in [*whole["metrics"], *NAMES]) and "hold: " in printed
+    assert all(name in printed for name in [*whole["metrics"], *NAMES]) and "hold:\n  fid_ori" in printed
     page = (out / "report.html").read_text()
     assert "unavailable: the Inception-v3 weights" in page and ">Hold<" in page and gate["reasons"][0] in page
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page stands alone"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.evaluate.gate import Production, Verdict, decide, read_production
-from components.evaluate.results import Section, flat, full, merge, protocol
+from components.evaluate.results import Section, flat, full, merge, protocols
 from get3d_model.config import Threshold
 from get3d_model.errors import InputError
 from get3d_model.metrics.bootstrap import Interval
@@ -25,7 +25,7 @@ def section(settings: dict | None = None, **metrics: tuple[float, float, float])
 
 def in_production(measured: Section, **metrics: tuple[float, float, float]) -> Production:
     values = {name: Interval(*v) for name, v in metrics.items()}
-    return Production(Path("metrics.json"), values, protocol(measured), "p" * 64)
+    return Production(Path("metrics.json"), values, protocols(measured), "p" * 64)
 
 
 def test_absolute_thresholds() -> None:
@@ -110,7 +110,7 @@ def test_production_is_read_with_the_intervals_beside_it(tmp_path: Path) -> None
         assert production.values["fid_3d"] == Interval(30.0, 28.0, 32.0)
         assert math.isnan(production.values["jsd"].value)
         assert production.checkpoint_sha256 == "c" * 64
-        assert production.protocol_sha256 == protocol(measured)
+        assert production.protocols == protocols(measured)
     # That of another model lends nothing.
     (tmp_path / "metrics_full.json").write_text(
         json.dumps(full(merge([measured, Section(facts={"checkpoint_sha256": "d" * 64})])))
@@ -125,7 +125,7 @@ def test_production_is_read_with_the_intervals_beside_it(tmp_path: Path) -> None
         ("{", "cannot be read"),
         ("[]", "holds no metrics"),
         ("{}", "no metrics.json of `get3d evaluate`"),
-        ('{"protocol_sha256": "a", "metrics": {"fid_3d": 3}}', "is damaged"),
+        ('{"protocol_sha256": "a", "protocol_shapes_sha256": "b", "metrics": {"fid_3d": 3}}', "is damaged"),
     ],
 )
 def test_bad_production_files(tmp_path: Path, content: str | None, message: str) -> None:
@@ -134,3 +134,12 @@ def test_bad_production_files(tmp_path: Path, content: str | None, message: str)
     with pytest.raises(InputError, match=message) as caught:
         read_production(tmp_path / "m.json")
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_pictures_do_not_keep_shapes_from_being_compared() -> None:
+    """The model in production was measured where the network's weights were not there."""
+    measured = section({"samples": 10, "inception_sha256": "i"}, fid_3d=(30, 28, 32), cd_cov=(0.5, 0.4, 0.6))
+    production = in_production(section({"samples": 10}), fid_3d=(30, 28, 32), cd_cov=(0.5, 0.4, 0.6))
+    limits = [Threshold(name, worse_than_production=0.1) for name in ("cd_cov", "fid_3d")]
+    assert decide(measured, limits[:1], production).decision == "promote"
+    assert "fid_3d cannot be compared" in decide(measured, limits, production).reasons[0]
