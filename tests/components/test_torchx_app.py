@@ -30,7 +30,7 @@ def test_the_application_describes_every_node() -> None:
     assert [(mount.src, mount.dst_path) for mount in role.mounts] == [("claim", "/data")]
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_it_trains_on_two_processes(tiny_data: Path, tmp_path: Path) -> None:
     params, out = write_params(tmp_path / "params.yaml", tiny_config(2)), tmp_path / "out"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
