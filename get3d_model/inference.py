@@ -37,9 +37,8 @@ from get3d_model.weights import load_module
 
 CHECKPOINT_FILE = "checkpoint.json"
 BEST_FILE = "best.json"
-# Texture points that go through the field at a time: their features stay in a CPU's cache, and in a GPU's memory
-# where a 1024 texture has up to a million points.
-POINTS_AT_A_TIME = {"cpu": 1 << 15, "cuda": 1 << 18}
+# Texture points that go through the field at a time on a GPU: a 1024 texture has up to a million.
+POINTS_AT_A_TIME = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ class Shapes:
     def single(self, index: int) -> Shapes:
         """Shape `index` as a batch of its own."""
         one = slice(index, index + 1)
-        return Shapes(self.meshes.single(index), self.empty_B[one], self.planes_tex[one], self.ws_tex_BLD[one])
+        return Shapes(
+            self.meshes.single(index), self.empty_B[one], self.planes_tex[one], self.ws_tex_BLD[one]
+        )
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -247,11 +248,25 @@ class Sampler:
         return synthesis.geometry(planes_geo, ws_geo), planes_tex, ws_tex
 
     @torch.no_grad()
-    def point_colors(self, shapes: Shapes, index: int, points_T3: Tensor) -> Tensor:
-        """The texture field of shape `index` at world points on the sampler's device; RGB in [-1, 1], T3."""
-        planes, ws_tex = shapes.planes_tex[index : index + 1], shapes.ws_tex_BLD[index : index + 1]
-        blocks = points_T3.split(POINTS_AT_A_TIME[self.device.type])
-        return torch.cat([self.generator.synthesis.point_colors(planes, b[None], ws_tex)[0] for b in blocks])
+    def point_colors(
+        self, shapes: Shapes, index: int, points_T3: Tensor, threads: int | None = None
+    ) -> Tensor:
+        """The texture field of shape `index` at world points on the sampler's device; RGB in [-1, 1], T3.
+
+        threads: on the CPU; None: as many as torch uses. A point's colour does not depend on it, nor on other points.
+        """
+        synthesis = self.generator.synthesis
+        one = slice(index, index + 1)
+        field = synthesis.texture_field(shapes.planes_tex[one], shapes.ws_tex_BLD[one])
+        if self.device.type == "cpu":
+            # Numba is loaded only where it is needed.
+            from get3d_model.rendering.cpu.texture_field import CpuTextureField
+
+            asked = CpuTextureField(field, synthesis.inverse_extent, synthesis.mirror_symmetry)
+            return torch.from_numpy(asked.colors(points_T3.numpy(), threads or torch.get_num_threads()))
+        return torch.cat(
+            [synthesis.field_colors(field, b[None])[0] for b in points_T3.split(POINTS_AT_A_TIME)]
+        )
 
     def textured_mesh(self, shapes: Shapes, index: int, texture_resolution: int) -> TexturedMesh:
         """Shape `index` of the batch, unwrapped and with its texture field baked."""

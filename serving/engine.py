@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from get3d_model.cameras import turntable
 from get3d_model.decimation import decimated
 from get3d_model.errors import InputError
 from get3d_model.image_codec import encode_rgba_png
-from get3d_model.inference import POINTS_AT_A_TIME, Shapes, Styles
+from get3d_model.inference import Shapes, Styles
 from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from get3d_model.mesh_io import is_watertight, mesh_bytes
 from get3d_model.rendering.texels import needed_texels, texture_of
@@ -130,8 +129,6 @@ class Engine:
         self.observe = observe
         self.on_cpu = sampler.device.type == "cpu"
         self._rows = ThreadPoolExecutor(workers, "rows")
-        # Of its own: a row that waits for its points must not keep a worker from them.
-        self._points = ThreadPoolExecutor(workers, "points")
 
     def warm_up(self) -> None:
         """Compiles everything that requests may ask for. Raises what they would."""
@@ -147,8 +144,7 @@ class Engine:
                 raise outcome
 
     def close(self) -> None:
-        for pool in (self._rows, self._points):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._rows.shutdown(wait=True, cancel_futures=True)
 
     def run(self, jobs: Sequence[Job]) -> list[list[SampleResponse] | Exception]:
         """The answers of every job, or what it failed with; never raises for a job."""
@@ -308,17 +304,11 @@ class Engine:
         return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
     def _colors(self, row: _Row, points_T3: np.ndarray, threads: int) -> np.ndarray:
-        """The texture field at points, uint8; in blocks, which do not depend on the number of threads."""
+        """The texture field at points, uint8."""
         if not len(points_T3):
             return np.zeros((0, 3), np.uint8)
-        blocks = torch.from_numpy(points_T3).split(POINTS_AT_A_TIME[self.sampler.device.type])
-
-        def colors(block_T3: Tensor) -> np.ndarray:
-            block_T3 = block_T3.to(self.sampler.device)
-            return to_bytes(self.sampler.point_colors(row.shapes, 0, block_T3))
-
-        parallel = self.on_cpu and threads > 1 and len(blocks) > 1
-        return np.concatenate(list(self._points.map(colors, blocks) if parallel else map(colors, blocks)))
+        points = torch.from_numpy(points_T3).to(self.sampler.device)
+        return to_bytes(self.sampler.point_colors(row.shapes, 0, points, threads))
 
     def _previews(self, row: _Row) -> tuple[bytes, ...]:
         request, sampler = row.request, self.sampler
