@@ -3,7 +3,7 @@
 The same quantities as `mipmap.py` and `normals.py` make for the CPU, by tensor operations on any device; tests compare
 the two.
 
-Shape legend: V vertices, F faces, K = 3 F corners, Q pairs of corners at one position, T texels of all levels, L levels,
+Shape legend: V vertices, F faces, K = 3 F corners, A corners with a j-th neighbour, T texels of all levels, L levels,
     H W texture size, M meshes
 """
 
@@ -24,9 +24,8 @@ from get3d_model.types import TexturedMesh
 RECORD = 24
 # Slots of a texture's sizes; the last one's third number is the index of the last level.
 MAX_LEVELS = 16
-PAIRS_AT_A_TIME = 1 << 24
-# Beyond, as where millions of corners meet in one point, corners keep the normal of their face.
-MAX_PAIRS = 1 << 31
+# Of more corners that meet in one point only so many are averaged.
+MAX_DEGREE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -121,23 +120,22 @@ def corner_normals(corners_F33: Tensor, position_F3: Tensor) -> Tensor:
     order_K = torch.argsort(position_F3.reshape(-1), stable=True)
     _, count_P = torch.unique_consecutive(position_F3.reshape(-1)[order_K], return_counts=True)
     first_P = count_P.cumsum(0) - count_P
-    # Sorted corner k meets the corners of its position: `degree_K` of them from `start_K` on.
-    degree_K, start_K = count_P.repeat_interleave(count_P), first_P.repeat_interleave(count_P)
-    end_K = degree_K.cumsum(0)
+    # Corners with many neighbours first, so that those that have a j-th one are the first so many.
+    degree_K, rank_K = torch.sort(count_P.repeat_interleave(count_P), descending=True, stable=True)
+    mine_K, start_K = order_K[rank_K], first_P.repeat_interleave(count_P)[rank_K]
     out_K3 = torch.zeros(3 * faces, 3, dtype=torch.float64, device=device)
-    total = int(end_K[-1]) if len(end_K) else 0
-    if total <= MAX_PAIRS:
-        min_cosine = math.cos(CREASE_ANGLE_RAD)
-        for first in range(0, total, PAIRS_AT_A_TIME):
-            pair_Q = torch.arange(first, min(first + PAIRS_AT_A_TIME, total), device=device)
-            k_Q = torch.searchsorted(end_K, pair_Q, right=True)
-            other_Q = order_K[start_K[k_Q] + pair_Q - (end_K[k_Q] - degree_K[k_Q])]
-            mine_Q = order_K[k_Q]
-            toward_Q3 = normal_F3[other_Q // 3]
-            cosine_Q = (normal_F3[mine_Q // 3] * toward_Q3).sum(1)
-            weight_Q = torch.where(cosine_Q < 0, -angle_K[other_Q], angle_K[other_Q])
-            weight_Q = torch.where(cosine_Q.abs() >= min_cosine, weight_Q, 0.0)
-            out_K3.index_add_(0, mine_Q, weight_Q[:, None] * toward_Q3)
+    own_K3 = normal_F3[mine_K // 3]
+    min_cosine, degrees_K = math.cos(CREASE_ANGLE_RAD), degree_K.cpu().numpy()
+    # One neighbour after the other and no scattered sums: the same mesh gives the same bits on a GPU, too.
+    for j in range(min(int(degrees_K[0]) if faces else 0, MAX_DEGREE)):
+        active = slice(0, int(np.searchsorted(-degrees_K, -j)))
+        other_A = order_K[start_K[active] + j]
+        toward_A3 = normal_F3[other_A // 3]
+        cosine_A = (own_K3[active] * toward_A3).sum(1)
+        weight_A = torch.where(cosine_A < 0, -angle_K[other_A], angle_K[other_A])
+        weight_A = torch.where(cosine_A.abs() >= min_cosine, weight_A, 0.0)
+        out_K3[active] += weight_A[:, None] * toward_A3
+    out_K3 = torch.empty_like(out_K3).index_copy_(0, mine_K, out_K3)
     length_K1 = out_K3.norm(dim=1, keepdim=True)
     own_K3 = normal_F3.repeat_interleave(3, dim=0)
     return torch.where(length_K1 > 0, out_K3 / length_K1.clamp(min=1e-300), own_K3).view(faces, 3, 3)
