@@ -118,10 +118,10 @@ class Rollout:
         try:
             pending = self.served.pending()
             card = (export.folder / CARD_FILE).read_bytes()
-            again = before.current is not None and self.served.card(before.current) == card
+            again = self.served.holds(before.current, card, export.config)
             if pending is not None and not (again and pending == Pending("deploy", before.current)):
                 before = self._settle(pending, before)
-                again = before.current is not None and self.served.card(before.current) == card
+                again = self.served.holds(before.current, card, export.config)
             if again:
                 # An earlier run got as far as the switch, or even to the end.
                 number, verified = before.current, self.served.pending() is None

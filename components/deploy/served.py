@@ -77,6 +77,14 @@ class ServedRepository:
         """The model card, which tells two versions apart."""
         return self.store.read(f"{MODEL_NAME}/{version}/{CARD_FILE}")
 
+    def holds(self, version: int | None, card: bytes, config: str) -> bool:
+        """Whether the version is what was exported with this card and configuration."""
+        if version is None or self.card(version) != card:
+            return False
+        own = self.store.read(f"{MODEL_NAME}/{version}/{CONFIG_FILE}")
+        # None: not deployed by us, or its upload was killed just before its end.
+        return own is None or own == config.encode()
+
     def reference(self, version: int) -> Reference:
         folder = f"{MODEL_NAME}/{version}"
         texts = [self.store.read(f"{folder}/{name}") for name in (REFERENCE_FILE, REFERENCE_MESH_FILE)]
@@ -93,7 +101,7 @@ class ServedRepository:
         """
         card, current = (folder / CARD_FILE).read_bytes(), self.snapshot().current or 0
         for number in self.versions():
-            if number > current and self.card(number) == card:
+            if number > current and self.holds(number, card, config):
                 self._add_config(number, config)
                 return number
         number = max(exported, self._state()["last_version"] + 1, *(v + 1 for v in self.versions()))
