@@ -27,7 +27,7 @@ from get3d_model.files import write_json_atomic
 from pipelines.parameters import arguments_from
 from pipelines.run_log import COLOUR, Timeline, logged
 
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 
 
 def run_pipeline(args: argparse.Namespace) -> None:
@@ -100,24 +100,31 @@ def _execute(args: argparse.Namespace, given: dict[str, Any], workspace: Path, r
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does, and whatever still runs when the run is over is stopped first."""
+    """SIGTERM and Ctrl-C stop the steps that run, whichever kfp still starts, and then the run."""
+    over = threading.Event()
+    stopper: list[threading.Thread] = []
 
     def interrupt(number: int, frame: object) -> None:
+        if not stopper:
+            # At once and in a thread: kfp's loop waits for its steps before the exception gets out of it.
+            stopper.append(threading.Thread(target=_stop_children, args=(over,)))
+            stopper[0].start()
         raise _Stopped(number)
 
     main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, interrupt) if main else None
+    signals = (signal.SIGTERM, signal.SIGINT) if main else ()
+    previous = {number: signal.signal(number, interrupt) for number in signals}
     # Steps look whether this process is still there, for the case that it is killed.
     os.environ[WATCHED_PROCESS] = str(os.getpid())
     try:
         yield
-    except BaseException:
-        _stop_children()
-        raise
     finally:
+        over.set()
+        for thread in stopper:
+            thread.join()
         os.environ.pop(WATCHED_PROCESS, None)
-        if main:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class _Stopped(KeyboardInterrupt):
@@ -126,15 +133,23 @@ class _Stopped(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-def _stop_children() -> None:
-    """SIGTERM to every process below this one, so that training saves; SIGKILL to those that do not go."""
+def _stop_children(over: threading.Event) -> None:
+    """SIGTERM to every process below this one, so that training saves; SIGKILL to those that do not go.
+
+    Until the run is over, and then until none is left.
+    """
     import psutil
 
-    below = psutil.Process().children(recursive=True)
-    for process in below:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(below, STOP_TIMEOUT_S)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    told: dict[psutil.Process, float] = {}
+    while True:
+        below = psutil.Process().children(recursive=True)
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process not in told:
+                    told[process] = time.monotonic()
+                    process.terminate()
+                elif time.monotonic() - told[process] > STOP_TIMEOUT_S:
+                    process.kill()
+        if over.is_set() and not below:
+            return
+        time.sleep(0.1)
