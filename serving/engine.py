@@ -12,11 +12,12 @@ Shape legend: T points
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from serving.codec import (
     SampleResponse,
     check_size,
 )
+from serving.jobs import Job, Row, State
 from serving.latent_rows import class_number, styles_of
 from serving.repository import ModelCard
 from serving.tensors import MIN_TRIANGLES
@@ -56,62 +58,12 @@ PREVIEW_DEFAULTS = {
 Observe = Callable[[str, float], None]
 
 
-class Stopped(Exception):
-    """A request whose answer nobody waits for any more. reason: "cancelled" or "timeout"."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request. is_cancelled: whether its client has gone. time_limit_s: from the start of its batch."""
-
-    rows: Sequence[SampleRequest]
-    is_cancelled: Callable[[], bool] = lambda: False
-    time_limit_s: float = math.inf
-
-
-@dataclass
-class _State:
-    """What becomes of a job."""
-
-    job: Job
-    deadline: float
-    error: Exception | None = None
-    answers: list[SampleResponse | None] = field(default_factory=list)
-
-    def check(self, stage: str) -> None:
-        """Raises Stopped, or whatever another row of the job failed with."""
-        if self.error is not None:
-            raise self.error
-        if self.job.is_cancelled():
-            raise Stopped("cancelled", f"cancelled by the client before the stage {stage}")
-        if time.monotonic() > self.deadline:
-            raise Stopped(
-                "timeout",
-                f"took longer than the limit of {self.job.time_limit_s:g} s (it was before the stage {stage}); ask for "
-                "fewer rows, texels or preview frames",
-            )
-
-
-@dataclass
-class _Row:
-    """One mesh on its way. shapes: a batch of one, once it is there."""
-
-    state: _State
-    index: int
-    request: SampleRequest
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    shapes: Shapes | None = None
-
-
 class Engine:
     """Samples with `sampler` on `workers` threads.
 
     defaults: for the fields of `SampleRequest` that a request leaves out. model_version: for the metadata.
-    observe: called with (stage, seconds).
+    observe: called with (stage, seconds), from any thread. row_by_row: whether every row has its networks on a worker,
+    which is for CPUs; None: by the device.
     """
 
     def __init__(
@@ -121,14 +73,17 @@ class Engine:
         model_version: str,
         workers: int,
         observe: Observe = lambda stage, seconds: None,
+        row_by_row: bool | None = None,
     ) -> None:
         self.sampler = sampler
         self.defaults = {**PREVIEW_DEFAULTS, "deliver": "mesh", "color": "texture", **defaults}
         self.version = model_version
         self.workers = workers
         self.observe = observe
-        self.on_cpu = sampler.device.type == "cpu"
-        self._rows = ThreadPoolExecutor(workers, "rows")
+        self.row_by_row = sampler.device.type == "cpu" if row_by_row is None else row_by_row
+        self._rows = ThreadPoolExecutor(workers, "rows", initializer=_bind, initargs=(sampler.device,))
+        # One picture at a time: a rasteriser's context on a GPU takes no two threads.
+        self._pictures = threading.Lock()
 
     def warm_up(self) -> None:
         """Compiles everything that requests may ask for. Raises what they would."""
@@ -149,10 +104,17 @@ class Engine:
     def run(self, jobs: Sequence[Job]) -> list[list[SampleResponse] | Exception]:
         """The answers of every job, or what it failed with; never raises for a job."""
         started = time.monotonic()
-        states = [_State(job, started + job.time_limit_s) for job in jobs]
+        states = [State(job, started + job.time_limit_s) for job in jobs]
         rows = [row for state in states for row in self._accepted(state)]
-        if not self.on_cpu:
-            rows = self._run_networks(rows)
+        if not self.row_by_row:
+            try:
+                rows = self._run_networks(rows)
+            except (
+                Exception
+            ) as error:  # whatever stops the networks, such as a lack of memory, stops all of the batch
+                for state in states:
+                    state.error = state.error or error
+                rows = []
         threads = max(1, self.workers // max(1, len(rows)))
         futures = [self._rows.submit(self._finish, row, len(rows), threads) for row in rows]
         wait(futures)
@@ -161,10 +123,10 @@ class Engine:
                 row.state.error = error
         return [state.answers if state.error is None else state.error for state in states]
 
-    def _accepted(self, state: _State) -> list[_Row]:
+    def _accepted(self, state: State) -> list[Row]:
         try:
             rows = [
-                _Row(state, index, self._with_defaults(request))
+                Row(state, index, self._with_defaults(request))
                 for index, request in enumerate(state.job.rows)
             ]
         except Exception as error:
@@ -186,7 +148,7 @@ class Engine:
         class_number(self.sampler, filled)
         return filled
 
-    def _run_networks(self, rows: list[_Row]) -> list[_Row]:
+    def _run_networks(self, rows: list[Row]) -> list[Row]:
         """Networks and extraction of a whole batch on a GPU; the rows that go on, with their shapes."""
         alive, styles = [], []
         with self._stage("networks", rows):
@@ -202,7 +164,8 @@ class Engine:
             geometry, planes_tex, ws_tex = self.sampler.networks(
                 Styles(torch.cat([s.w_geo_BD for s in styles]), torch.cat([s.w_tex_BD for s in styles]))
             )
-            torch.cuda.synchronize(self.sampler.device)  # so that the time is the networks' own
+            if self.sampler.device.type == "cuda":
+                torch.cuda.synchronize(self.sampler.device)  # so that the time is the networks' own
         with self._stage("extraction", alive), torch.no_grad():
             meshes = self.sampler.generator.synthesis.extractor.surface(geometry).meshes
             shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
@@ -210,7 +173,7 @@ class Engine:
                 row.shapes = shapes.single(index)
         return alive
 
-    def _finish(self, row: _Row, batch_size: int, threads: int) -> None:
+    def _finish(self, row: Row, batch_size: int, threads: int) -> None:
         """Everything of one row, on a worker."""
         try:
             with torch.no_grad():
@@ -221,7 +184,7 @@ class Engine:
         else:
             row.state.answers[row.index] = answer
 
-    def _answer(self, row: _Row, batch_size: int, threads: int) -> SampleResponse:
+    def _answer(self, row: Row, batch_size: int, threads: int) -> SampleResponse:
         request, sampler = row.request, self.sampler
         if row.shapes is None:
             row.state.check("networks")
@@ -257,7 +220,7 @@ class Engine:
         )
         return SampleResponse(content, metadata, previews, *latents)
 
-    def _mesh(self, row: _Row, threads: int) -> tuple[bytes, dict[str, Any]]:
+    def _mesh(self, row: Row, threads: int) -> tuple[bytes, dict[str, Any]]:
         """(file, what the metadata says of the mesh)."""
         request = row.request
         mesh = full = row.shapes.meshes.to_host()[0]
@@ -283,7 +246,7 @@ class Engine:
             }
         return content, facts
 
-    def _textured(self, row: _Row, mesh: Mesh, threads: int) -> TexturedMesh:
+    def _textured(self, row: Row, mesh: Mesh, threads: int) -> TexturedMesh:
         resolution = row.request.texture_resolution
         row.state.check("atlas")
         with self._stage("atlas", [row]):
@@ -297,20 +260,20 @@ class Engine:
             unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
         )
 
-    def _colored(self, row: _Row, mesh: Mesh, threads: int) -> ColoredMesh:
+    def _colored(self, row: Row, mesh: Mesh, threads: int) -> ColoredMesh:
         row.state.check("texture")
         with self._stage("texture", [row]):
             color_V3 = self._colors(row, mesh.vertices_V3, threads)
         return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
-    def _colors(self, row: _Row, points_T3: np.ndarray, threads: int) -> np.ndarray:
+    def _colors(self, row: Row, points_T3: np.ndarray, threads: int) -> np.ndarray:
         """The texture field at points, uint8."""
         if not len(points_T3):
             return np.zeros((0, 3), np.uint8)
         points = torch.from_numpy(points_T3).to(self.sampler.device)
         return to_bytes(self.sampler.point_colors(row.shapes, 0, points, threads))
 
-    def _previews(self, row: _Row) -> tuple[bytes, ...]:
+    def _previews(self, row: Row) -> tuple[bytes, ...]:
         request, sampler = row.request, self.sampler
         orbit = sampler.config.cameras.orbit
         cameras = turntable(
@@ -325,11 +288,12 @@ class Engine:
             row.state.check("preview")
             with self._stage("preview", [row]):
                 camera = cameras[index : index + 1].to(sampler.device)
-                rgba_1HW4 = sampler.picture(row.shapes, camera, request.preview_resolution)
+                with self._pictures:
+                    rgba_1HW4 = sampler.picture(row.shapes, camera, request.preview_resolution)
                 pictures.append(encode_rgba_png(rgba_1HW4[0]))
         return tuple(pictures)
 
-    def _latents(self, row: _Row) -> tuple[np.ndarray, np.ndarray]:
+    def _latents(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
         styles = styles_of(self.sampler, row.request)
         geo, tex = (w_1D[0].float().cpu().numpy() for w_1D in (styles.w_geo_BD, styles.w_tex_BD))
         return geo, tex
@@ -356,7 +320,7 @@ class Engine:
         return names[number] if names else str(number)
 
     @contextmanager
-    def _stage(self, name: str, rows: Sequence[_Row]) -> Iterator[None]:
+    def _stage(self, name: str, rows: Sequence[Row]) -> Iterator[None]:
         """Observes the duration of the block, and adds it to the rows' own."""
         start = time.perf_counter()
         yield
@@ -375,9 +339,16 @@ def load_engine(
     observe: Observe = lambda stage, seconds: None,
 ) -> Engine:
     """The engine of a version folder that an export wrote. Raises InputError."""
+    _bind(device)
     # The workers are the threads: one operation on several would only wait for its slowest.
     torch.set_num_threads(1)
     sampler = StableSampler.load_exported(folder, device)
     if sampler.identity.sha256 != card.checkpoint_sha256:
         raise InputError(f"{folder}: the weights are not those of the model card; export the model again")
     return Engine(sampler, vars(card.defaults), version, workers, observe)
+
+
+def _bind(device: torch.device) -> None:
+    """Makes `device` the calling thread's own, which kernels are launched on."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

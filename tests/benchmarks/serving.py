@@ -78,7 +78,7 @@ class DirectService:
             engine.close()
 
     def _serve(self, engine: Any) -> None:
-        from serving.engine import Job
+        from serving.jobs import Job
 
         while (first := self._queue.get()) is not None:
             batch, until = [first], time.perf_counter() + QUEUE_DELAY_S

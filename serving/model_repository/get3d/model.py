@@ -19,7 +19,8 @@ import triton_python_backend_utils as pb_utils
 from get3d_model.errors import InputError
 from serving import metric_names
 from serving.codec import INPUTS, SampleResponse, decode_requests, encode_responses
-from serving.engine import Engine, Job, Stopped, load_engine
+from serving.engine import Engine, load_engine
+from serving.jobs import Job, Stopped
 from serving.repository import read_model_card
 
 

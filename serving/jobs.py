@@ -1,0 +1,62 @@
+"""Requests while they are worked on, and how they are stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from get3d_model.inference import Shapes
+from serving.codec import SampleRequest, SampleResponse
+
+
+class Stopped(Exception):
+    """A request whose answer nobody waits for any more. reason: "cancelled" or "timeout"."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request. is_cancelled: whether its client has gone. time_limit_s: from the start of its batch."""
+
+    rows: Sequence[SampleRequest]
+    is_cancelled: Callable[[], bool] = lambda: False
+    time_limit_s: float = math.inf
+
+
+@dataclass
+class State:
+    """What becomes of a job."""
+
+    job: Job
+    deadline: float
+    error: Exception | None = None
+    answers: list[SampleResponse | None] = field(default_factory=list)
+
+    def check(self, stage: str) -> None:
+        """Raises Stopped, or whatever another row of the job failed with."""
+        if self.error is not None:
+            raise self.error
+        if self.job.is_cancelled():
+            raise Stopped("cancelled", f"cancelled by the client before the stage {stage}")
+        if time.monotonic() > self.deadline:
+            raise Stopped(
+                "timeout",
+                f"took longer than the limit of {self.job.time_limit_s:g} s (it was before the stage {stage}); ask for "
+                "fewer rows, texels or preview frames",
+            )
+
+
+@dataclass
+class Row:
+    """One mesh on its way. shapes: a batch of one, once it is there."""
+
+    state: State
+    index: int
+    request: SampleRequest
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    shapes: Shapes | None = None

@@ -1,0 +1,126 @@
+"""The engine without Triton: batches, workers, what stops a request."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from get3d_model.errors import InputError
+from get3d_model.inference import Sampler
+from get3d_model.mesh_io import mesh_bytes
+from get3d_model.stable_sampler import StableSampler
+from serving.codec import SampleRequest, SampleResponse
+from serving.engine import Engine
+from serving.jobs import Job, Stopped
+
+DEFAULTS = {"truncation_psi": 0.7, "texture_resolution": 64, "file_format": "glb"}
+ROWS = [
+    SampleRequest(1),
+    SampleRequest(2, 0.5, 128, "ply"),
+    SampleRequest(3, color="vertex", deliver="mesh,latent"),
+    SampleRequest((4, 5), weights=(0.5, 0.5), target_triangles=100),
+    SampleRequest(6, deliver="preview", preview_resolution=32),
+]
+
+
+@pytest.fixture(scope="module")
+def sampler(checkpoint: Path) -> StableSampler:
+    return StableSampler.load(checkpoint)
+
+
+@pytest.fixture
+def engine(sampler: StableSampler) -> Iterator[Engine]:
+    made = Engine(sampler, DEFAULTS, "1", workers=2)
+    yield made
+    made.close()
+
+
+def content(answers: list[SampleResponse] | Exception) -> list[tuple[bytes, tuple[bytes, ...]]]:
+    assert not isinstance(answers, Exception), answers
+    return [(answer.mesh, answer.previews) for answer in answers]
+
+
+@pytest.mark.parametrize("row_by_row", [True, False], ids=["on workers", "as on a GPU"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_bytes_depend_on_the_request_alone(
+    sampler: StableSampler, engine: Engine, workers: int, row_by_row: bool
+) -> None:
+    alone = [content(engine.run([Job([row])])[0])[0] for row in ROWS]
+    other = Engine(sampler, DEFAULTS, "1", workers, row_by_row=row_by_row)
+    together = other.run([Job(ROWS[:2]), Job(ROWS[2:]), Job([ROWS[0]])])
+    assert [pair for answers in together for pair in content(answers)] == [*alone, alone[0]]
+    assert {answer.metadata.batch_size for answers in together for answer in answers} == {6}
+    other.close()
+
+
+def test_it_is_what_the_library_samples(engine: Engine, checkpoint: Path) -> None:
+    (mesh,) = Sampler.load(checkpoint).generate([1], 0.7, 64)
+    assert content(engine.run([Job([ROWS[0]])])[0])[0][0] == mesh_bytes(mesh, "glb")
+
+
+@pytest.mark.parametrize("row_by_row", [True, False])
+def test_a_bad_request_fails_alone(sampler: StableSampler, row_by_row: bool) -> None:
+    engine = Engine(sampler, DEFAULTS, "1", 2, row_by_row=row_by_row)
+    bad = SampleRequest(1, z_tex=[1.0])
+    good, failed, mixed = engine.run([Job([ROWS[0]]), Job([bad]), Job([ROWS[0], bad])])
+    assert len(content(good)) == 1
+    for error in (failed, mixed):
+        assert isinstance(error, InputError) and "z_tex has 1 values per latent" in str(error)
+    engine.close()
+
+
+@pytest.mark.parametrize("row_by_row", [True, False])
+def test_the_cancelled_stop_at_the_next_stage(sampler: StableSampler, row_by_row: bool) -> None:
+    stages: list[str] = []
+    gone = threading.Event()
+
+    def observe(stage: str, seconds: float) -> None:
+        stages.append(stage)
+        if stage == "extraction":
+            gone.set()
+
+    engine = Engine(sampler, DEFAULTS, "1", 1, observe, row_by_row)
+    cancelled, good = engine.run([Job([ROWS[0]], gone.is_set), Job([ROWS[0]])])
+    assert isinstance(cancelled, Stopped) and cancelled.reason == "cancelled"
+    assert "before the stage atlas" in str(cancelled)
+    assert len(content(good)) == 1 and stages.count("atlas") == 1
+    engine.close()
+
+
+def test_time_limits_are_a_request_s_own(engine: Engine) -> None:
+    late, good = engine.run([Job([ROWS[0]], time_limit_s=0.0), Job([ROWS[0]], time_limit_s=math.inf)])
+    assert isinstance(late, Stopped) and late.reason == "timeout" and "the limit of 0 s" in str(late)
+    assert len(content(good)) == 1
+
+
+def test_networks_that_fail_stop_the_batch_but_not_the_engine(
+    sampler: StableSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(sampler, DEFAULTS, "1", 2, row_by_row=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "networks", lambda styles: 1 // 0)
+        outcomes = engine.run([Job([ROWS[0]]), Job([SampleRequest(1, z_tex=[1.0])])])
+    assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, InputError]
+    assert len(content(engine.run([Job([ROWS[0]])])[0])) == 1
+    engine.close()
+
+
+def test_answers_that_are_too_large(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.MAX_RESPONSE_BYTES", 1000)
+    (outcome,) = engine.run([Job([ROWS[0]])])
+    assert isinstance(outcome, InputError) and "lower target_triangles or texture_resolution" in str(outcome)
+
+
+def test_no_previews_without_a_rasteriser(checkpoint: Path) -> None:
+    sampler = StableSampler.load(checkpoint)
+    sampler.rasterizer = None
+    engine = Engine(sampler, DEFAULTS, "1", 1)
+    engine.warm_up()
+    preview, mesh = engine.run([Job([ROWS[4]]), Job([ROWS[0]])])
+    assert isinstance(preview, InputError) and "no rasteriser" in str(preview)
+    assert len(content(mesh)) == 1
+    engine.close()
