@@ -1,37 +1,42 @@
-"""Names of the metrics that the served model adds to Triton's own (`nv_`) on its metrics endpoint.
+"""The served model's metrics, by the names that its code uses; `monitoring.metrics` defines them.
 
 Triton counts requests that fail one by one, and cancelled ones, as successes; these metrics do not.
 All carry the labels `model` and `version`.
 """
 
-REQUESTS = "get3d_requests_total"
-"""Requests that reached the model, whatever became of them."""
-ERRORS = "get3d_errors_total"
-"""Requests without an answer, by the label `reason`, one of ERROR_REASONS."""
-MESHES = "get3d_meshes_total"
-"""Meshes delivered."""
-EMPTY_MESHES = "get3d_empty_meshes_total"
-"""Delivered meshes whose field had no surface: the stand-in shape. A healthy model makes none."""
-STAGE_SECONDS = "get3d_stage_duration_seconds"
-"""Histogram by the label `stage`, one of STAGES."""
-BATCH_ROWS = "get3d_batch_rows"
-"""Histogram of the meshes that came together in one dynamic batch."""
-RESPONSE_BYTES = "get3d_response_bytes_total"
-"""Bytes of the meshes and pictures delivered."""
+from monitoring.metrics import (
+    BATCH_BUCKETS,
+    DRIFT_BINS,
+    ERROR_REASONS,
+    METRICS,
+    REQUEST_BUCKETS_S,
+    SERVING,
+    STAGE_BUCKETS_S,
+    STAGES,
+    STATISTICS,
+    TRIANGLE_BUCKETS,
+)
 
-ERROR_REASONS = ("invalid", "cancelled", "timeout", "internal")
-STAGES = ("networks", "extraction", "decimation", "atlas", "texture", "encode", "preview")
-"""networks to texture: see `serving.engine`. On a GPU networks and extraction are those of a whole batch."""
-STAGE_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+__all__ = [
+    "BATCH_BUCKETS", "BATCH_ROWS", "DRIFT_BINS", "EMPTY_MESHES", "ERRORS", "ERROR_REASONS", "MESHES", "QUEUE_LIMIT",
+    "REFERENCE_SHARE", "REQUESTS", "REQUEST_BUCKETS_S", "REQUEST_SECONDS", "RESPONSE_BYTES", "SAMPLED", "SHM_SIZE",
+    "SHM_USED", "STAGES", "STAGE_BUCKETS_S", "STAGE_SECONDS", "STATISTICS", "TABLE", "TRIANGLES", "TRIANGLE_BUCKETS",
+]  # fmt: skip
 
-TABLE = {
-    REQUESTS: ("counter", "Requests that reached the model"),
-    ERRORS: ("counter", "Requests without an answer, by reason"),
-    MESHES: ("counter", "Meshes delivered"),
-    EMPTY_MESHES: ("counter", "Delivered meshes whose field had no surface"),
-    STAGE_SECONDS: ("histogram", "Duration of the stages of sampling"),
-    BATCH_ROWS: ("histogram", "Meshes that came together in one batch"),
-    RESPONSE_BYTES: ("counter", "Bytes of the meshes and pictures delivered"),
-}
+REQUESTS = METRICS["get3d_requests_total"].name
+ERRORS = METRICS["get3d_errors_total"].name
+MESHES = METRICS["get3d_meshes_total"].name
+EMPTY_MESHES = METRICS["get3d_empty_meshes_total"].name
+STAGE_SECONDS = METRICS["get3d_stage_duration_seconds"].name
+BATCH_ROWS = METRICS["get3d_batch_rows"].name
+RESPONSE_BYTES = METRICS["get3d_response_bytes_total"].name
+REQUEST_SECONDS = METRICS["get3d_request_duration_seconds"].name
+TRIANGLES = METRICS["get3d_mesh_triangles"].name
+QUEUE_LIMIT = METRICS["get3d_queue_limit"].name
+SHM_SIZE = METRICS["get3d_shm_size_bytes"].name
+SHM_USED = METRICS["get3d_shm_used_bytes"].name
+SAMPLED = METRICS["get3d_sampled_statistic_total"].name
+REFERENCE_SHARE = METRICS["get3d_reference_share"].name
+
+TABLE = {metric.name: (metric.kind, metric.help) for metric in SERVING}
 """Every metric of the served model: kind and description."""

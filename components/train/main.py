@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-textfile", type=Path, help="also write the current metrics here as a Prometheus .prom file"
     )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        help="serve the current metrics to Prometheus on this port; 0: any free one",
+    )
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address of that port; 0.0.0.0 for all")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,10 +95,13 @@ def run(args: argparse.Namespace) -> None:
                 sinks.append(TensorBoardSink(args.out / "tensorboard", trainer.step))
             except ImportError as error:
                 print(f"no TensorBoard files: {error}", flush=True)
-            if args.metrics_textfile:
-                from monitoring.sinks import TextfileSink
+            if args.metrics_textfile or args.metrics_port is not None:
+                from components.train.monitor import facts, monitored
 
-                sinks.append(TextfileSink(args.metrics_textfile, config.name))
+                told = facts(config, args.out, world.size, trainer.step)
+                sinks += stack.enter_context(
+                    monitored(told, args.metrics_port, args.metrics_host, args.metrics_textfile)
+                )
         checkpoint = trainer.run(sinks)
         if world.is_main:
             write_curves(args.out)
