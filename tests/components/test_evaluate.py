@@ -281,7 +281,7 @@ def test_bad_input_is_named(checkpoint: Path, tiny_data: Path, meshes: Path, tmp
         params.read_text().replace("thresholds: []", "thresholds: [{metric: fid3d, max: 1.0}]")
     )
     few = tmp_path / "few.yaml"
-    few.write_text(params.read_text().replace("min_samples: 2", "min_samples: 3"))
+    few.write_text(params.read_text().replace("min_samples: 1", "min_samples: 3"))
     for values, options, expected in (
         ((checkpoint, no_split, meshes), [], "no val split; render again with a larger --val-fraction"),
         ((checkpoint, unrendered, meshes), [], "ghost, which was not rendered"),

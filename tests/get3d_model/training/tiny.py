@@ -46,7 +46,8 @@ def tiny_config(steps: int, **training: Any) -> Config:
             samples_per_reference=1,
             surface_points=64,
             texture_resolution=64,
-            min_samples=2,
+            min_samples=1,
+            min_references=1,
             bootstrap_resamples=100,
         ),
     )

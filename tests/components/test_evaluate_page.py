@@ -1,0 +1,72 @@
+"""The page of an evaluation: what it says, what it escapes, and where the viewer goes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from components.evaluate.distributions import Distribution, cumulative, distribution_svg, plot_rows
+from components.evaluate.gate import Verdict
+from components.evaluate.page import Titles, evaluation_html
+from components.evaluate.results import Section
+from components.evaluate.sheets import Pair, Sheets
+from get3d_model.metrics.bootstrap import Interval
+
+PICTURE = np.full((8, 8, 3), 200, np.uint8)
+PAIR = Pair("seed 3", PICTURE, "car <b>", PICTURE, 0.123456)
+NAN = math.nan
+
+
+def page(section: Section | None = None, viewer: str = "", excluded: int = 0) -> str:
+    section = section or Section(
+        metrics={"cd_cov": Interval(0.5, 0.25, 0.75), "own_measure": Interval(1.0, NAN, NAN)},
+        controls={"train": {"cd_cov": Interval(1.0, 0.9, 1.0)}},
+        unavailable={"fid_ori": "unavailable: get <weights>", "fid_3d": "unavailable: get <weights>"},
+        facts={"references": 5},
+        excluded=[(f"mesh {i}", "damaged") for i in range(excluded)],
+    )
+    return evaluation_html(
+        Titles("cars & co", 480.0, "a" * 64, 0.9),
+        section,
+        Verdict(
+            "hold", ["cd_cov is < 60%"], {"metrics": "m.json", "checkpoint_sha256": None, "comparable": False}
+        ),
+        Sheets([("0", PICTURE)], {}, [PAIR], [PAIR]),
+        [("text", "<svg></svg>")],
+        viewer,
+    )
+
+
+def test_what_it_says() -> None:
+    text = page(excluded=25)
+    for words in (
+        "cars &amp; co", ">Hold<", "cd_cov is &lt; 60%", "90% bootstrap interval", "25.0% to 75.0%", "90.0% to 100%",
+        "Only 5 held-out shapes: one of them counts for 20%", "own measure", "get &lt;weights&gt;", "as above",
+        "car &lt;b&gt;", "distance 0.123", "measured with other settings or data", "25 could not be measured",
+        "the first 20", "mesh 19", "<svg></svg>",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "mesh 20" not in text and "to nan" not in text
+
+
+@pytest.mark.parametrize(("viewer", "shown"), [("", False), ("<model-viewer></model-viewer>", True)])
+def test_the_viewer_has_its_place(viewer: str, shown: bool) -> None:
+    text = page(viewer=viewer)
+    assert ('id="viewer"' in text) is shown and viewer in text
+    assert not shown or text.index('id="samples"') < text.index(viewer) < text.index('id="neighbors"')
+
+
+def test_cumulative_shares_and_percentiles() -> None:
+    values = np.random.default_rng(0).permutation(1000).astype(float)
+    x, share = cumulative(values)
+    assert len(x) == 100 and share[-1] == 1.0 and (np.diff(x) > 0).all()
+    np.testing.assert_allclose(share, (x + 1) / 1000)
+    distribution = Distribution("d", "D", "units", "", {"held out": values, "none": np.zeros(0)})
+    rows = plot_rows(distribution)
+    assert rows[25] == {"percent": 50, "held_out": 499.5} and len(rows) == 51
+    svg = distribution_svg(distribution)
+    assert svg.startswith("<svg") and "held out (1000)" in svg and "none" not in svg.split("held out")[1]
+    assert svg == distribution_svg(distribution)
+    assert distribution_svg(Distribution("d", "D", "u", "", {"none": np.zeros(0)})) == ""
