@@ -71,10 +71,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def measure(checkpoint: Path, tiny_data: Path, meshes: Path, cache: Path):
-    def run(manifest: Manifest | None = None, folder: Path = meshes, **settings: Any) -> Evaluation:
+    def run(
+        manifest: Manifest | None = None, folder: Path = meshes, device: str = "cpu", **settings: Any
+    ) -> Evaluation:
         chosen, sha256 = replace(SETTINGS, **settings), None
         manifest = manifest or read_manifest(tiny_data)
-        sampler = Sampler.load(checkpoint)
+        sampler = Sampler.load(checkpoint, device)
         if chosen.inception:
             sha256 = write_fake_inception(Path(chosen.inception))
         return evaluate(sampler, tiny_data, manifest, folder, chosen, cache, sha256)
@@ -319,3 +321,16 @@ def test_the_light_field_distance_can_be_left_out_and_its_descriptors_are_kept(
     without = measure().section
     assert not [name for name in without.metrics if name.startswith("lfd")]
     assert without.metrics["cd_mmd_x1000"] == with_it.metrics["cd_mmd_x1000"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU with nvdiffrast")
+def test_a_gpu_measures_what_the_processor_measures(measure, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"inception": str(tmp_path / "network.pt"), "distances": ("cd", "lfd")}
+    slow, fast = (measure(device=device, **settings).section for device in ("cpu", "cuda"))
+    assert slow.metrics.keys() == fast.metrics.keys() and slow.controls.keys() == fast.controls.keys()
+    for name in ("cd_mmd_x1000", "lfd_mmd", "jsd", "fid_ori", "fid_3d", "triangles_median"):
+        assert fast.metrics[name].value == pytest.approx(slow.metrics[name].value, rel=0.1, abs=1e-3), name
+    for name in ("cd_mmd_x1000", "fid_ori"):
+        control = fast.controls["train"][name].value
+        assert control == pytest.approx(slow.controls["train"][name].value, rel=0.02), name
