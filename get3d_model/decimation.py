@@ -5,7 +5,6 @@ Shape legend: V vertices, F faces
 
 from __future__ import annotations
 
-import fast_simplification
 import numpy as np
 
 from get3d_model.types import Mesh
@@ -19,6 +18,9 @@ def decimated(mesh: Mesh, target_triangles: int) -> Mesh:
     """
     if len(mesh.faces_F3) <= target_triangles:
         return mesh
+    # Here and not above: a machine that only trains or measures does without it.
+    import fast_simplification
+
     vertices_V3, faces_F3 = fast_simplification.simplify(
         np.ascontiguousarray(mesh.vertices_V3, np.float32),
         np.ascontiguousarray(mesh.faces_F3, np.int32),

@@ -85,6 +85,18 @@ def is_watertight(mesh: Mesh | TexturedMesh) -> bool:
     return mesh_topology(mesh).watertight
 
 
+def is_closed(mesh: Mesh) -> bool:
+    """Whether every edge has exactly two faces, by indices alone: `is_watertight` for a mesh without doubled vertices.
+
+    Many times as fast, and without the interpreter's lock while it sorts.
+    """
+    first_E = np.sort(mesh.faces_F3[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64), axis=1)
+    key_E = np.sort(first_E[:, 0] * np.int64(len(mesh.vertices_V3)) + first_E[:, 1])
+    if not len(key_E) or len(key_E) % 2:
+        return False
+    return bool((key_E[::2] == key_E[1::2]).all() and (key_E[1:-1:2] != key_E[2::2]).all())
+
+
 def euler_characteristic(mesh: Mesh | TexturedMesh) -> int:
     return mesh_topology(mesh).euler_characteristic
 

@@ -13,6 +13,7 @@ from get3d_model.mesh_io import (
     mesh_topology,
     sample_surface,
 )
+from get3d_model.mesh_topology import is_closed
 from get3d_model.types import Mesh
 
 
@@ -105,3 +106,13 @@ def test_samples_depend_on_the_seed_alone():
     mesh = from_trimesh(trimesh.creation.icosphere(subdivisions=1))
     np.testing.assert_array_equal(sample_surface(mesh, 100, 7), sample_surface(mesh, 100, 7))
     assert not np.array_equal(sample_surface(mesh, 100, 7), sample_surface(mesh, 100, 8))
+
+
+def test_closed_by_indices_is_watertight():
+    ball = from_trimesh(trimesh.creation.icosphere(subdivisions=2))
+    hole = Mesh(ball.vertices_V3, ball.faces_F3[1:])
+    two_holes = Mesh(ball.vertices_V3, ball.faces_F3[2:])
+    twice = Mesh(ball.vertices_V3, np.concatenate([ball.faces_F3, ball.faces_F3]))
+    for mesh in (ball, hole, two_holes, twice):
+        assert is_closed(mesh) == is_watertight(mesh)
+    assert is_closed(ball) and not is_closed(Mesh(ball.vertices_V3, ball.faces_F3[:0]))
