@@ -30,7 +30,8 @@ from get3d_model.errors import InputError
 from get3d_model.image_codec import encode_rgba_png
 from get3d_model.inference import Shapes, Styles
 from get3d_model.limits import MIN_TEXTURE_RESOLUTION
-from get3d_model.mesh_io import is_watertight, mesh_bytes
+from get3d_model.mesh_io import mesh_bytes
+from get3d_model.mesh_topology import is_closed
 from get3d_model.rendering.texels import needed_texels, texture_of
 from get3d_model.rendering.texture_bake import to_bytes
 from get3d_model.stable_sampler import StableSampler
@@ -241,7 +242,7 @@ class Engine:
             facts = {
                 "vertices": len(result.vertices_V3),
                 "faces": len(result.faces_F3),
-                "watertight": is_watertight(mesh),
+                "watertight": is_closed(mesh),
                 "triangles_before": None if mesh is full else len(full.faces_F3),
             }
         return content, facts
