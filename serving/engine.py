@@ -45,6 +45,7 @@ from serving.codec import (
     SampleResponse,
     check_size,
 )
+from serving.drift import DriftCounter, measured
 from serving.jobs import Job, Row, State
 from serving.latent_rows import class_number, styles_of
 from serving.repository import ModelCard
@@ -64,7 +65,7 @@ class Engine:
 
     defaults: for the fields of `SampleRequest` that a request leaves out. model_version: for the metadata.
     observe: called with (stage, seconds), from any thread. row_by_row: whether every row has its networks on a worker,
-    which is for CPUs; None: by the device.
+    which is for CPUs; None: by the device. drift: counts what the meshes are like; None: nobody does.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Engine:
         workers: int,
         observe: Observe = lambda stage, seconds: None,
         row_by_row: bool | None = None,
+        drift: DriftCounter | None = None,
     ) -> None:
+        self.drift = drift
         self.sampler = sampler
         self.defaults = {**PREVIEW_DEFAULTS, "deliver": "mesh", "color": "texture", **defaults}
         self.version = model_version
@@ -245,6 +248,8 @@ class Engine:
                 "watertight": is_closed(mesh),
                 "triangles_before": None if mesh is full else len(full.faces_F3),
             }
+        if self.drift is not None and self.drift.wants(request):
+            self.drift.see(measured(self.sampler, row.shapes, 0, full, threads))
         return content, facts
 
     def _textured(self, row: Row, mesh: Mesh, threads: int) -> TexturedMesh:
@@ -338,6 +343,7 @@ def load_engine(
     device: torch.device,
     workers: int,
     observe: Observe = lambda stage, seconds: None,
+    drift: DriftCounter | None = None,
 ) -> Engine:
     """The engine of a version folder that an export wrote. Raises InputError."""
     _bind(device)
@@ -346,7 +352,7 @@ def load_engine(
     sampler = StableSampler.load_exported(folder, device)
     if sampler.identity.sha256 != card.checkpoint_sha256:
         raise InputError(f"{folder}: the weights are not those of the model card; export the model again")
-    return Engine(sampler, vars(card.defaults), version, workers, observe)
+    return Engine(sampler, vars(card.defaults), version, workers, observe, drift=drift)
 
 
 def _bind(device: torch.device) -> None:

@@ -24,6 +24,7 @@ from get3d_model.config import Config, config_from_dict, config_to_dict, load_co
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 from serving.codec import MODEL_NAME, SampleRequest
+from serving.drift import DEFAULT_SAMPLES, sample_reference, write_drift
 from serving.reference import write_reference
 from serving.repository import (
     CARD_FILE,
@@ -66,11 +67,13 @@ def export(
     config: Config | None = None,
     origin: Origin = UNTOLD,
     onnx: bool = True,
+    drift_samples: int = 0,
 ) -> Exported:
     """Writes `checkpoint` as a version of `repository`; None: the one that is the same, or the next.
 
     config: whose serving section sets defaults and limits; None: the one the model was trained with.
     origin: what the checkpoint itself does not tell. onnx: whether the networks are written as ONNX, too.
+    drift_samples: meshes that are sampled so that drift can be seen in production (see `serving.drift`); 0: none.
     Raises InputError for a checkpoint that is missing, damaged or not finite, a version number below 1, a version
     that exists with other content, and an exported form that differs too much from the modules.
     """
@@ -127,6 +130,8 @@ def export(
             )
             write_json_atomic(staged / CARD_FILE, card.to_json())
             _write_reference(sampler, staged, serving.truncation_psi, serving.texture_resolution)
+            if drift_samples:
+                write_drift(staged, sample_reference(sampler, drift_samples, serving.truncation_psi))
         text = render_config(serving.max_batch_size, limits, serving.instances, serving.device)
         write_bytes_atomic(model_folder / CONFIG_FILE, text.encode())
         if not exists:
@@ -250,6 +255,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave out the networks as ONNX (the server needs none)",
     )
+    parser.add_argument(
+        "--drift-samples",
+        type=int,
+        default=DEFAULT_SAMPLES,
+        help="meshes sampled now that production's are compared with (docs/monitoring.md); 0: none",
+    )
 
 
 def _read(path: Path, option: str, parse: Callable[[str], Any]) -> Any:
@@ -267,7 +278,9 @@ def run(args: argparse.Namespace) -> None:
         licence=args.licence,
         credits=_read(args.credits, "--credits", str) if args.credits else None,
     )
-    exported = export(args.checkpoint, args.repository, args.version, config, origin, args.onnx)
+    exported = export(
+        args.checkpoint, args.repository, args.version, config, origin, args.onnx, args.drift_samples
+    )
     state = "written" if exported.created else "up to date"
     print(f"{exported.folder}: version {exported.version} {state}")
     print(f"serve it with: get3d serve --repository {args.repository}")

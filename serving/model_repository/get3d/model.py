@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import traceback
 from collections import deque
 from pathlib import Path
@@ -19,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 from get3d_model.errors import InputError
 from serving import metric_names
 from serving.codec import INPUTS, SampleResponse, decode_requests, encode_responses
+from serving.drift import DriftCounter, DriftReference, read_drift
 from serving.engine import Engine, load_engine
 from serving.jobs import Job, Stopped
 from serving.repository import read_model_card
@@ -33,16 +35,20 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / version
         card = read_model_card(folder)
         self.time_limit_s = card.limits.time_limit_s
-        self.metrics = _Metrics({"model": args["model_name"], "version": version})
+        reference = read_drift(folder)
+        labels = {"model": args["model_name"], "version": version}
+        self.metrics = _Metrics(labels, card.limits.queue_size, reference)
         workers = _workers(json.loads(args["model_config"]))
+        drift = None if reference is None else DriftCounter(reference, self.metrics.count_bin)
         self.engine: Engine = load_engine(
-            folder, card, version, _device(args), workers, self.metrics.observe_stage
+            folder, card, version, _device(args), workers, self.metrics.observe_stage, drift
         )
         self.engine.warm_up()
         self.metrics.discard()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order; never raises."""
+        started = time.perf_counter()
         self.metrics.count(metric_names.REQUESTS, len(requests))
         outcomes: list[Any] = []
         jobs = []
@@ -59,7 +65,9 @@ class TritonPythonModel:
             results = iter(self.engine.run(jobs))
             self.metrics.flush()
             outcomes = [next(results) if outcome is None else outcome for outcome in outcomes]
-        return [self._response(outcome) for outcome in outcomes]
+        responses = [self._response(outcome) for outcome in outcomes]
+        self.metrics.finished(len(requests), time.perf_counter() - started)
+        return responses
 
     def finalize(self) -> None:
         self.engine.close()
@@ -81,6 +89,9 @@ class TritonPythonModel:
             return self._failed(error)
         self.metrics.count(metric_names.MESHES, sum(bool(row.mesh) for row in outcome))
         self.metrics.count(metric_names.EMPTY_MESHES, sum(row.metadata.empty for row in outcome))
+        for row in outcome:
+            if row.mesh:
+                self.metrics.observe(metric_names.TRIANGLES, row.metadata.faces)
         sizes = (len(row.mesh) + sum(map(len, row.previews)) for row in outcome)
         self.metrics.count(metric_names.RESPONSE_BYTES, sum(sizes))
         return answer
@@ -116,21 +127,27 @@ class _Cancellation:
 class _Metrics:
     """The metrics of `metric_names`, all present from the start so that their rates are defined."""
 
-    def __init__(self, labels: dict[str, str]) -> None:
-        kinds = {"counter": pb_utils.MetricFamily.COUNTER, "histogram": pb_utils.MetricFamily.HISTOGRAM}
+    def __init__(self, labels: dict[str, str], queue_limit: int, reference: DriftReference | None) -> None:
+        family = pb_utils.MetricFamily
+        kinds = {"counter": family.COUNTER, "gauge": family.GAUGE, "histogram": family.HISTOGRAM}
         self._waiting: deque[tuple[str, float]] = deque()
+        self._bins_waiting: deque[tuple[str, str]] = deque()
         # The families are kept, because a metric dies with its family.
         self._families = {
             name: pb_utils.MetricFamily(name=name, description=description, kind=kinds[kind])
             for name, (kind, description) in metric_names.TABLE.items()
         }
         plain = (
-            metric_names.REQUESTS, metric_names.MESHES, metric_names.EMPTY_MESHES, metric_names.RESPONSE_BYTES
+            metric_names.REQUESTS, metric_names.MESHES, metric_names.EMPTY_MESHES, metric_names.RESPONSE_BYTES,
+            metric_names.QUEUE_LIMIT, metric_names.SHM_SIZE, metric_names.SHM_USED,
         )  # fmt: skip
         self._plain = {name: self._families[name].Metric(labels=labels) for name in plain}
-        self._plain[metric_names.BATCH_ROWS] = self._families[metric_names.BATCH_ROWS].Metric(
-            labels=labels, buckets=list(metric_names.BATCH_BUCKETS)
-        )
+        for name, buckets in (
+            (metric_names.BATCH_ROWS, metric_names.BATCH_BUCKETS),
+            (metric_names.REQUEST_SECONDS, metric_names.REQUEST_BUCKETS_S),
+            (metric_names.TRIANGLES, metric_names.TRIANGLE_BUCKETS),
+        ):
+            self._plain[name] = self._families[name].Metric(labels=labels, buckets=list(buckets))
         self._errors = {
             reason: self._families[metric_names.ERRORS].Metric(labels={**labels, "reason": reason})
             for reason in metric_names.ERROR_REASONS
@@ -141,6 +158,36 @@ class _Metrics:
             )
             for stage in metric_names.STAGES
         }
+        self._bins = {} if reference is None else self._drift_bins(labels, reference)
+        self._plain[metric_names.QUEUE_LIMIT].set(queue_limit)
+        self._measure_shm()
+
+    def _drift_bins(self, labels: dict[str, str], reference: DriftReference) -> dict[tuple[str, str], Any]:
+        """The counters of the drift bins; the reference's shares stand beside them for good."""
+        counters = {}
+        self._shares = []
+        for statistic in reference.edges:
+            for number, share in zip(metric_names.DRIFT_BINS, reference.shares(statistic), strict=True):
+                named = {**labels, "statistic": statistic, "bin": number}
+                counters[statistic, number] = self._families[metric_names.SAMPLED].Metric(labels=named)
+                gauge = self._families[metric_names.REFERENCE_SHARE].Metric(labels=named)
+                gauge.set(share)
+                self._shares.append(gauge)
+        return counters
+
+    def _measure_shm(self) -> None:
+        try:
+            disk = os.statvfs("/dev/shm")
+        except OSError:
+            return
+        self._plain[metric_names.SHM_SIZE].set(disk.f_blocks * disk.f_frsize)
+        self._plain[metric_names.SHM_USED].set((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+
+    def finished(self, requests: int, seconds: float) -> None:
+        """A batch of so many requests took so long."""
+        for _ in range(requests):
+            self.observe(metric_names.REQUEST_SECONDS, seconds)
+        self._measure_shm()
 
     def count(self, name: str, amount: int) -> None:
         if amount:
@@ -156,15 +203,22 @@ class _Metrics:
         """From any thread; `flush` passes it on."""
         self._waiting.append((stage, seconds))
 
+    def count_bin(self, statistic: str, number: str) -> None:
+        """From any thread; `flush` passes it on."""
+        self._bins_waiting.append((statistic, number))
+
     def discard(self) -> None:
         """Forgets what `flush` would pass on."""
         self._waiting.clear()
+        self._bins_waiting.clear()
 
     def flush(self) -> None:
         """Triton's metrics take one thread at a time: two together bring the server down."""
         while self._waiting:
             stage, seconds = self._waiting.popleft()
             self._stages[stage].observe(seconds)
+        while self._bins_waiting:
+            self._bins[self._bins_waiting.popleft()].increment(1)
 
 
 def _arrays(request: Any) -> dict[str, Any]:
