@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # A folder with your own meshes; without it the demo makes procedural vehicles.
 MESHES ?= data/meshes
 
-.PHONY: demo test e2e install lint lock clean help
+.PHONY: demo test e2e install lint lock web clean help
 
 help:
 	@echo "make demo [MESHES=FOLDER]  set up, then meshes -> render -> train -> evaluate -> export -> Triton -> samples"
@@ -14,6 +14,7 @@ help:
 	@echo "make e2e                   set up, then the minutes-long end-to-end tests (real servers)"
 	@echo "make install               set up only"
 	@echo "make lint                  ruff"
+	@echo "make web                   build the studio's page with npm (its result is committed; only to change it)"
 	@echo "make lock                  resolve requirements.in into requirements.lock"
 
 install: $(INSTALLED)
@@ -46,6 +47,10 @@ lock: $(INSTALLED)
 	{ echo "# The whole resolved set, written by 'make lock' from requirements.in. Do not edit by hand."; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+web: $(INSTALLED)
+	cd serving/studio/web && npm ci --no-audit --no-fund && npm run build
+	$(BIN)/python -m serving.studio.bundle
 
 clean:
 	rm -rf $(VENV) data outputs

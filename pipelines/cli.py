@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("components.deploy.main", "roll a new version out to running servers, or back"),
     "probe": ("serving.probe", "whether a server is alive (a real inference) or ready"),
     "sample": ("components.sample.main", "sample textured meshes over gRPC"),
+    "studio": ("serving.studio.command", "a page to sample with, in front of a running server"),
     "report": ("components.report.main", "contact sheet and self-contained HTML report of a run"),
     "version": ("components.version.main", "record a run as a git branch with its data in the DVC remote"),
     "validate": ("components.validate.main", "check what a pipeline run is given, before anything starts"),

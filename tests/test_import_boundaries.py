@@ -46,7 +46,7 @@ HEAVY = {
 # What starts before torch is needed, or where it is not installed.
 WITHOUT_TORCH = (
     "serving.codec", "serving.connection", "serving.client", "serving.async_client", "serving.probe", "serving.server",
-    "serving.access", "serving.replica", "serving.reference", "pipelines.cli",
+    "serving.access", "serving.replica", "serving.reference", "serving.studio.*", "pipelines.cli",
     "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.requests",
     "components.*.common", "components.*.component",

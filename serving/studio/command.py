@@ -1,0 +1,59 @@
+"""`get3d studio`: opens the studio in front of a running Triton server."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from get3d_model.errors import InputError
+from serving.client import Get3DClient
+from serving.connection import add_connection_arguments, connection_from
+from serving.studio.server import StudioServer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_connection_arguments(parser)
+    parser.add_argument("--port", type=int, default=8080, help="of the page; 0: any free one")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 lets everybody sample who reaches this machine",
+    )
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that one mesh may take")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves the page until Ctrl-C or SIGTERM. Raises InputError, also for a server that is not reachable."""
+    if not args.timeout > 0:
+        raise InputError(f"--timeout must be more than 0 seconds, not {args.timeout:g}")
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with Get3DClient(connection_from(args), timeout_s=args.timeout) as client:
+            client.wait_until_ready()
+            with StudioServer(client, args.host, args.port) as server:
+                print(f"the studio is at {server.url}   (Ctrl-C stops it)", flush=True)
+                server.serve_forever()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="get3d studio", description=__doc__)
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except InputError as error:
+        print(f"get3d studio: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+// The viewer: one mesh, orbited with mouse, touch or keys; painted or as clay; with its triangles or without.
+// It draws when something changes and rests otherwise.
+import {
+  AmbientLight,
+  Box3,
+  Color,
+  DirectionalLight,
+  DoubleSide,
+  Group,
+  HemisphereLight,
+  Mesh,
+  MeshBasicMaterial,
+  MeshStandardMaterial,
+  PerspectiveCamera,
+  Scene,
+  SRGBColorSpace,
+  Vector3,
+  WebGLRenderer,
+} from "three";
+import { OrbitControls } from "three/addons/controls/OrbitControls.js";
+import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+import { make, toggle } from "./dom.js";
+
+// As the renders of the reports: from the front's side, a little above.
+const AZIMUTH = Math.PI / 5.5;
+const ELEVATION = Math.PI / 9;
+const FIELD_OF_VIEW = 32;
+// Radians per press of an arrow key.
+const KEY_STEP = Math.PI / 18;
+
+export class Viewer {
+  /** Fills `root` with the canvas and its buttons. Throws where the browser has no WebGL 2. */
+  constructor(root) {
+    this.root = root;
+    this.canvas = make("canvas", {
+      class: "g3-canvas",
+      tabindex: "0",
+      role: "img",
+      "aria-label": "Mesh; drag or use the arrow keys to turn it, scroll or + and - to come nearer",
+    });
+    // Kept after drawing, so that the picture can be saved and read.
+    this.renderer = new WebGLRenderer({ canvas: this.canvas, antialias: true, alpha: true, preserveDrawingBuffer: true });
+    this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
+    this.renderer.outputColorSpace = SRGBColorSpace;
+    this.scene = new Scene();
+    this.camera = new PerspectiveCamera(FIELD_OF_VIEW, 1, 0.01, 100);
+    this.lights();
+    this.controls = new OrbitControls(this.camera, this.canvas);
+    this.controls.addEventListener("change", () => this.draw());
+    this.loader = new GLTFLoader();
+    this.model = null;
+    this.wireframe = false;
+    this.texture = true;
+    this.framed = false;
+    // Of meshes that are opened in quick succession the last one is shown.
+    this.turn = 0;
+    this.bar = make(
+      "div",
+      { class: "g3-bar", role: "toolbar", "aria-label": "View" },
+      toggle("Texture", "texture", true, (on) => this.show({ texture: on })),
+      toggle("Wireframe", "wireframe", false, (on) => this.show({ wireframe: on })),
+      make("button", { type: "button", class: "g3-toggle", "data-g3": "reset", click: () => this.frame() }, "Reset view"),
+    );
+    root.classList.add("g3-viewer");
+    root.append(this.canvas, this.bar);
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.canvas.addEventListener("dblclick", () => this.frame());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    new ResizeObserver(() => this.resize()).observe(root);
+    this.resize();
+  }
+
+  lights() {
+    const key = new DirectionalLight(0xffffff, 1.9);
+    key.position.set(-0.6, 1, 0.8);
+    // The key light goes with the camera: no side of the clay is ever dark.
+    this.camera.add(key);
+    this.scene.add(this.camera, new HemisphereLight(0xffffff, 0x8890a0, 1.2), new AmbientLight(0xffffff, 0.25));
+  }
+
+  /** Shows a GLB (ArrayBuffer); resolves to { triangles, vertices }, or to null if another was opened meanwhile.
+   * Rejects for bytes that are no GLB. */
+  async open(glb) {
+    const mine = ++this.turn;
+    const { scene } = await this.loader.parseAsync(glb, "");
+    if (mine !== this.turn) return null;
+    const size = { triangles: 0, vertices: 0 };
+    const model = new Group();
+    scene.updateMatrixWorld(true);
+    scene.traverse((part) => {
+      if (!part.isMesh) return;
+      const { geometry } = part;
+      size.triangles += (geometry.index ?? geometry.attributes.position).count / 3;
+      size.vertices += geometry.attributes.position.count;
+      if (!geometry.attributes.normal) geometry.computeVertexNormals();
+      const { map } = part.material;
+      // What the generator paints has its light in it already; a second one would change the colours.
+      const painted = new MeshBasicMaterial({ map, vertexColors: "color" in geometry.attributes, side: DoubleSide });
+      const clay = new MeshStandardMaterial({ color: 0xc9c4bb, roughness: 0.85, side: DoubleSide });
+      for (const material of [painted, clay]) {
+        Object.assign(material, { polygonOffset: true, polygonOffsetFactor: 1, polygonOffsetUnits: 1 });
+      }
+      const surface = new Mesh(geometry, painted);
+      const lines = new Mesh(geometry, new MeshBasicMaterial({ wireframe: true, transparent: true, opacity: 0.45 }));
+      for (const shown of [surface, lines]) shown.applyMatrix4(part.matrixWorld);
+      surface.userData = { painted, clay };
+      model.add(surface, lines);
+    });
+    this.clear();
+    this.model = model;
+    this.scene.add(model);
+    if (!this.framed) this.frame();
+    this.show({});
+    return size;
+  }
+
+  clear() {
+    if (!this.model) return;
+    this.scene.remove(this.model);
+    for (const part of this.model.children) {
+      part.geometry.dispose();
+      for (const material of [part.material, part.userData.painted, part.userData.clay]) {
+        material?.map?.source.data?.close?.();
+        material?.map?.dispose();
+        material?.dispose();
+      }
+    }
+    this.model = null;
+  }
+
+  /** What is seen of the mesh: { texture, wireframe }, each true or false. */
+  show(changes) {
+    Object.assign(this, changes);
+    for (const part of this.model?.children ?? []) {
+      const { painted, clay } = part.userData;
+      if (painted) part.material = this.texture ? painted : clay;
+      else part.visible = this.wireframe;
+    }
+    this.draw();
+  }
+
+  /** Puts the camera where it sees all of the mesh. Later meshes keep where it is then. */
+  frame() {
+    if (!this.model) return;
+    const box = new Box3().setFromObject(this.model);
+    const radius = Math.max(box.getSize(new Vector3()).length() / 2, 1e-3);
+    // The whole ball around the mesh, also in a window that is higher than wide.
+    const half = Math.atan(Math.tan((FIELD_OF_VIEW * Math.PI) / 360) * Math.min(1, this.camera.aspect));
+    const distance = (1.02 * radius) / Math.sin(half);
+    box.getCenter(this.controls.target);
+    this.camera.position
+      .setFromSphericalCoords(distance, Math.PI / 2 - ELEVATION, AZIMUTH)
+      .add(this.controls.target);
+    Object.assign(this.camera, { near: distance / 100, far: distance * 20 });
+    Object.assign(this.controls, { minDistance: distance / 8, maxDistance: distance * 5 });
+    this.camera.updateProjectionMatrix();
+    this.controls.update();
+    this.framed = true;
+    this.draw();
+  }
+
+  key(event) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const nearer = { "+": 0.9, "=": 0.9, "-": 1 / 0.9 }[event.key];
+    if (event.ctrlKey || event.metaKey || event.altKey || (!steps && !nearer)) return;
+    event.preventDefault();
+    const { target, minDistance, maxDistance } = this.controls;
+    const offset = this.camera.position.clone().sub(target);
+    const [around, up] = steps ?? [0, 0];
+    const distance = Math.min(Math.max(offset.length() * (nearer ?? 1), minDistance), maxDistance);
+    const azimuth = Math.atan2(offset.x, offset.z) + around * KEY_STEP;
+    const polar = Math.min(Math.max(Math.acos(offset.y / offset.length()) + up * KEY_STEP, 0.05), Math.PI - 0.05);
+    this.camera.position.setFromSphericalCoords(distance, polar, azimuth).add(target);
+    this.controls.update();
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.root;
+    if (!width || !height) return;
+    this.renderer.setSize(width, height, false);
+    this.camera.aspect = width / height;
+    this.camera.updateProjectionMatrix();
+    this.draw();
+  }
+
+  draw() {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => {
+      this.pending = 0;
+      const ink = new Color(getComputedStyle(this.root).getPropertyValue("--g3-lines").trim() || "#204060");
+      for (const part of this.model?.children ?? []) if (!part.userData.painted) part.material.color = ink;
+      this.renderer.render(this.scene, this.camera);
+    });
+  }
+}
+
+/** The viewer, or nothing and the reason in its place. */
+export function viewerIn(root) {
+  try {
+    return new Viewer(root);
+  } catch {
+    root.replaceChildren(make("p", { class: "g3-error", role: "alert" }, "This browser has no WebGL 2, which the viewer draws with; turn it on, or download the mesh."));
+    return null;
+  }
+}
