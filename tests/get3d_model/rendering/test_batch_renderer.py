@@ -143,11 +143,11 @@ def test_pictures_equal_those_of_the_cpu(samples: int, light: str) -> None:
     difference = np.abs(found - expected.astype(int))
     # nvdiffrast may decide single samples on edges otherwise.
     assert (
-        difference.mean() < 0.05
+        difference.mean() < (0.05 if INTERPRETED else 0.1)
         and (difference.max(axis=-1) > 2).mean() < (0.0 if INTERPRETED else 0.01) + 0.002
     )
     strips = replace(renderer, max_samples=area // 3).render(MESHES[0], cameras[0])
-    assert np.abs(strips.astype(int) - found[:3]).mean() < 0.05
+    assert np.abs(strips.astype(int) - found[:3]).mean() < (0.05 if INTERPRETED else 0.1)
 
 
 @pytest.mark.gpu
