@@ -20,6 +20,7 @@ from components.evaluate.results import CONTROLS, Section, flat, full, merge
 from components.evaluate.samples import Samples, draw_samples
 from components.evaluate.shapes import MeshFolder, ShapeReader, ShapeSet, held_out_shapes
 from components.evaluate.sheets import Sheets, make_sheets
+from components.evaluate.viewer import viewer_html
 from components.metrics.feature_cache import FeatureCache
 from get3d_model.config import EvaluationConfig
 from get3d_model.data.manifest import Manifest
@@ -150,8 +151,8 @@ def write(evaluation: Evaluation, verdict: Verdict, titles: Titles, out: Path) -
     sheet = np.stack([picture for _, picture in evaluation.sheets.samples])
     save_image(tile(sheet, min(SHEET_COLUMNS, len(sheet))), out / "samples.png")
     curves = [(d.explanation, svg) for d in evaluation.distributions if (svg := distribution_svg(d))]
-    # The interactive viewer's HTML goes into the last argument, made of evaluation.sheets.meshes.
-    page = evaluation_html(titles, section, verdict, evaluation.sheets, curves, viewer="")
+    viewer = viewer_html(evaluation.sheets.meshes)
+    page = evaluation_html(titles, section, verdict, evaluation.sheets, curves, viewer)
     write_bytes_atomic(out / "report.html", page.encode())
     write_json_atomic(out / "gate.json", verdict.as_dict())
     write_json_atomic(out / "metrics_full.json", full(section))
