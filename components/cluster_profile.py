@@ -153,6 +153,8 @@ class ClusterProfile:
 
     image: str
     """Container image with this software."""
+    light_image: str | None = None
+    """For steps that need no torch (validate, gate, deploy, version, finish): quicker to pull; none: `image`."""
     namespace: str = "default"
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
@@ -173,6 +175,8 @@ class ClusterProfile:
     secret_env: tuple[SecretEnv, ...] = ()
     queue: str = "default"
     """Volcano queue."""
+    triton_secret: str | None = None
+    """Secret whose key `control-token` lets `get3d deploy` load models into Triton; given to that step alone."""
     priority_class: str | None = None
     max_retries: int = 3
     """How often a training that failed starts again from its last checkpoint."""
@@ -186,11 +190,13 @@ class ClusterProfile:
     annotations: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(
-            bool(self.image.strip()) and " " not in self.image,
-            f"image must name an image, not {self.image!r}",
-        )
-        for name in ("namespace", "service_account", "queue", "priority_class"):
+        for name in ("image", "light_image"):
+            value = getattr(self, name)
+            _check(
+                value is None or (bool(value.strip()) and " " not in value),
+                f"{name} must name an image, not {value!r}",
+            )
+        for name in ("namespace", "service_account", "queue", "priority_class", "triton_secret"):
             value = getattr(self, name)
             if value is not None:
                 _check_name(value, name)

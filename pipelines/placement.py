@@ -7,21 +7,25 @@ from dataclasses import dataclass
 from kfp import dsl, kubernetes
 
 from components.cluster_profile import ClusterProfile
+from components.deploy.step import CONTROL_TOKEN
 
 SHM_PATH = "/dev/shm"
+CONTROL_TOKEN_KEY = "control-token"
+"""Of the cluster profile's `triton_secret`."""
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a step needs. cpu: processors. memory: Kubernetes quantity. gpus: whole ones.
 
-    node: a whole training node's resources, as the profile has them, instead of these.
+    node: a whole training node's resources, as the profile has them, instead of these. light: needs no torch.
     """
 
     cpu: str = "1"
     memory: str = "2Gi"
     gpus: int = 0
     node: bool = False
+    light: bool = False
 
 
 def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) -> dsl.PipelineTask:
@@ -31,7 +35,7 @@ def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) 
     """
     if profile is None:
         return task
-    task.set_container_image(profile.image)
+    task.set_container_image((needs.light and profile.light_image) or profile.image)
     kubernetes.set_image_pull_policy(task, profile.image_pull_policy)
     if profile.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
@@ -48,6 +52,13 @@ def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) 
     if profile.run_as_user is not None:
         kubernetes.set_security_context(task, run_as_user=profile.run_as_user)
     _resources(task, profile, needs)
+    return task
+
+
+def give_control_token(task: dsl.PipelineTask, profile: ClusterProfile | None) -> dsl.PipelineTask:
+    """Lets a task load models into Triton."""
+    if profile is not None and profile.triton_secret is not None:
+        kubernetes.use_secret_as_env(task, profile.triton_secret, {CONTROL_TOKEN_KEY: CONTROL_TOKEN})
     return task
 
 

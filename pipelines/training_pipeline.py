@@ -27,11 +27,11 @@ from components.train.component import train
 from components.validate.component import validate
 from components.version.component import version
 from get3d_model.errors import InputError
-from pipelines.placement import Needs, place
+from pipelines.placement import Needs, give_control_token, place
 
 PIPELINE_NAME = "get3d-training"
 SCHEDULERS = ("local_cwd", "kubernetes", "indexed-job")
-LIGHT = Needs()
+LIGHT = Needs(light=True)
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,14 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                     triton_urls=triton_urls,
                 )  # fmt: skip
                 place(deployed.set_caching_options(False), profile, LIGHT)
+                give_control_token(deployed, profile)
                 recorded = version(
                     **record, repository=exported.outputs["repository"], outcome=deployed.outputs["outcome"]
                 )
-                _safe(options, recorded.set_caching_options(False), Needs(cpu="2", memory="4Gi"))
+                _safe(options, recorded.set_caching_options(False), Needs(cpu="2", memory="4Gi", light=True))
             with dsl.Else(name="held"):
                 recorded = version(**record)
-                _safe(options, recorded.set_caching_options(False), Needs(cpu="2", memory="4Gi"))
+                _safe(options, recorded.set_caching_options(False), Needs(cpu="2", memory="4Gi", light=True))
 
     return get3d_training
 
@@ -211,7 +212,7 @@ def _render_graph(options: PipelineOptions) -> dsl.graph_component.GraphComponen
     return render_dataset
 
 
-def _safe(options: PipelineOptions, task: dsl.PipelineTask, needs: Needs = LIGHT) -> dsl.PipelineTask:
+def _safe(options: PipelineOptions, task: dsl.PipelineTask, needs: Needs) -> dsl.PipelineTask:
     """A step that may run twice: it continues, or writes the same again."""
     if not options.caching:
         task.set_caching_options(False)

@@ -2,12 +2,14 @@
 
 Liveness is a real inference, because Triton never restarts a model process that died and goes on calling its model
 ready. A server that is merely busy is alive: an answer that says so counts. Readiness is the model's own, because
-the server's turns false after any failed load.
+the server's turns false after any failed load. With --wait-for-deploy (as for `get3d serve`) a server that has nothing
+to serve yet is alive, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 from get3d_model.errors import InputError
@@ -19,10 +21,21 @@ FULL_QUEUE = "maximum queue size"
 """Triton's words where a request finds the queue full; the model works, or the queue would time out."""
 
 
-def alive(client: Get3DClient, timeout_s: float) -> str:
-    """Says how it is. Raises InputError and ServiceError for a model that does not answer."""
+NEVER_LOADED = re.compile(r"unknown model: '[^']*' is not found")
+"""Triton's words for a model that was never loaded. One whose loading failed "has no available versions"."""
+
+
+def alive(client: Get3DClient, timeout_s: float, may_be_empty: bool = False) -> str:
+    """Says how it is. Raises InputError and ServiceError for a model that does not answer.
+
+    may_be_empty: a server that answers, but never had a model, is alive.
+    """
     try:
         return f"alive: a mesh in {client.check_alive(timeout_s):.2f} s"
+    except InputError as error:
+        if may_be_empty and NEVER_LOADED.search(str(error)):
+            return "alive, and waiting for its first deployment"
+        raise
     except ServiceError as error:
         if error.status == "UNAVAILABLE" and FULL_QUEUE in str(error).lower():
             return "alive, and busy: its queue is full"
@@ -35,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--liveness", action="store_true", help="sample a small mesh (this is the default)")
     kind.add_argument("--readiness", action="store_true", help="ask whether the model is loaded")
     parser.add_argument("--model", default=MODEL_NAME, help="name of the model")
+    parser.add_argument(
+        "--wait-for-deploy", action="store_true", help="a server to which nothing was deployed yet is alive"
+    )
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that the answer may take")
 
 
@@ -48,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             print("ready")
             return
         try:
-            print(alive(client, args.timeout))
+            print(alive(client, args.timeout, args.wait_for_deploy))
         except (InputError, ServiceError) as error:
             raise SystemExit(f"not alive: {error}") from None
 

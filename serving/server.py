@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
 import shutil
 import signal
@@ -18,10 +19,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from get3d_model.errors import InputError
 from serving.access import OPEN, ServerAccess, access_from, add_access_arguments
@@ -30,7 +32,11 @@ from serving.repository import check_repository, list_served, versions
 from serving.triton_files import find_triton, make_backend_directory, server_environment
 
 LOG_LINES = 15
-STOP_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 5.0
+STOP_MARGIN_S = 5.0
+"""Between the end of draining and the use of force."""
+TO_STDOUT = Path("-")
+"""Instead of a log file: the log goes where ours does."""
 REAP_TIMEOUT_S = 1.0
 """A model process that ended in order is gone by then; one that died stays as a zombie."""
 STUB_PROCESS = "triton_python_b"
@@ -70,11 +76,13 @@ class TritonServer:
         log: Path | None = None,
         access: ServerAccess = OPEN,
         may_be_empty: bool = False,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
     ) -> None:
         self.repository = Path(repository)
         self.host = host
         self.access = access
         self.may_be_empty = may_be_empty
+        self.drain_timeout_s = drain_timeout_s
         self.start_timeout_s = start_timeout_s
         self._wanted_ports = ports
         self._folder: Path | None = None
@@ -85,7 +93,12 @@ class TritonServer:
     def __enter__(self) -> TritonServer:
         self._empty = self.may_be_empty and not versions(self.repository)
         if self._empty:
-            (self.repository / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+            try:
+                (self.repository / MODEL_NAME).mkdir(parents=True, exist_ok=True)
+            except OSError:
+                # Where we may only read, `get3d deploy` makes it.
+                if not self.repository.is_dir():
+                    raise
         else:
             check_repository(self.repository)
         files = find_triton()
@@ -93,9 +106,8 @@ class TritonServer:
         self._folder = Path(tempfile.mkdtemp(prefix="get3d-triton-"))
         self.log = self._log or self._folder / "triton.log"
         try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
             backends = make_backend_directory(files, self._folder / "backends")
-            with open(self.log, "wb") as log:
+            with self._open_log() as log:
                 self._process = subprocess.Popen(
                     [str(files.binary), *self._options(backends)],
                     stdin=subprocess.DEVNULL,
@@ -158,7 +170,7 @@ class TritonServer:
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_TIMEOUT_S)
+                    process.wait(self.drain_timeout_s + STOP_MARGIN_S)
             # The model processes are in the server's group; after an orderly stop there is none left.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -184,10 +196,17 @@ class TritonServer:
             f"--grpc-port={self.ports.grpc}",
             f"--http-port={self.ports.http}",
             f"--metrics-port={self.ports.metrics}",
-            "--exit-timeout-secs=5",
+            # Told to end, Triton takes no new requests and first answers those it has.
+            f"--exit-timeout-secs={math.ceil(self.drain_timeout_s)}",
             # Names of our own, so that what a killed server leaves in /dev/shm can be told apart and removed.
             f"--backend-config=python,shm-region-prefix-name={self._folder.name}",
         ]
+
+    def _open_log(self) -> AbstractContextManager[Any]:
+        if self.log == TO_STDOUT:
+            return nullcontext()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        return open(self.log, "wb")
 
     def _wait_until_ready(self) -> None:
         url = f"http://{self.http_url}/v2/" + ("health/live" if self._empty else f"models/{MODEL_NAME}/ready")
@@ -235,8 +254,10 @@ class TritonServer:
 
     def _log_tail(self) -> str:
         try:
-            lines = self.log.read_text(errors="replace").splitlines()
+            lines = [] if self.log == TO_STDOUT else self.log.read_text(errors="replace").splitlines()
         except OSError:
+            return ""
+        if not lines:
             return ""
         # Triton ends with a table of its options; the reason is in the lines that say what happened.
         told = [line for line in lines if line.strip() and line[0] not in "+|"]
@@ -290,19 +311,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait-for-deploy", action="store_true", help="start although nothing has been deployed here yet"
     )
+    parser.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=DRAIN_TIMEOUT_S,
+        help="seconds that requests under way have when the server is told to end",
+    )
     add_access_arguments(parser)
-    parser.add_argument("--log", type=Path, help="file for the server's log; none: a temporary one")
+    parser.add_argument(
+        "--log", type=Path, help="file for the server's log, - for here; none: a temporary one"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Serves until Ctrl-C or SIGTERM. Raises InputError; exits with 1 if the server dies."""
+    if args.drain_timeout < 0:
+        raise InputError(f"--drain-timeout must be 0 or more, not {args.drain_timeout:g}")
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port)
     access = access_from(args)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         print(f"starting Triton with {args.repository} ...", flush=True)
         with TritonServer(
-            args.repository, ports, args.host, args.timeout, args.log, access, args.wait_for_deploy
+            args.repository,
+            ports,
+            args.host,
+            args.timeout,
+            args.log,
+            access,
+            args.wait_for_deploy,
+            args.drain_timeout,
         ) as server:
             print(f"READY  grpc {server.grpc_url}  http {server.http_url}  metrics {server.metrics_url}")
             print(

@@ -17,6 +17,7 @@ from components.train.job_spec import PORT
 from components.train.pods import TIMEOUT, shape_pod
 
 _HOST = "GET3D_FIRST_POD"
+ROLE_LABEL = "torchx.pytorch.org/role-name"
 
 
 class IndexedJob(ClusterJob):
@@ -42,7 +43,8 @@ class IndexedJob(ClusterJob):
             role_to_pod(role.name, role, profile.service_account)
         )
         shape_pod(pod, profile)
-        pod["metadata"]["labels"]["app.kubernetes.io/name"] = "get3d-train"
+        # The second as Volcano's pods have it: network policies select by it.
+        pod["metadata"]["labels"] |= {"app.kubernetes.io/name": "get3d-train", ROLE_LABEL: role.name}
         pod["spec"]["subdomain"] = name
         job = {
             "apiVersion": "batch/v1",

@@ -211,8 +211,12 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
         missing = "triton_urls" if args.served_repository else "served_repository"
         raise InputError(f"{missing} is empty; deploying needs served_repository and triton_urls, or neither")
     for url in filter(None, args.triton_urls.split(",")):
-        if not _ADDRESS.fullmatch(url) or not 0 < int(url.rpartition(":")[2]) < 65536:
-            raise InputError(f"triton_urls must be HOST:PORT, separated by commas, not {url!r}")
+        # All addresses of a name: components/deploy/step.py resolves them.
+        address = url.strip().removeprefix("dns:///")
+        if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
+            raise InputError(
+                f"triton_urls must be HOST:PORT (dns:///HOST:PORT: all addresses of the name), separated by commas, not {url!r}"
+            )
     if args.git_repository and "://" in args.meshes and not args.meshes.startswith("dvc://"):
         raise InputError(
             f"meshes {args.meshes} cannot be part of a version; give a folder or a dvc:// pointer, or no git_repository"

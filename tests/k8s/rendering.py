@@ -59,7 +59,10 @@ def rendered_text(name: str) -> str:
 
 def _kustomize(folder: Path) -> str:
     done = subprocess.run(
-        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, env={**os.environ, "GOMAXPROCS": "1"}
+        ["kubectl", "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GOMAXPROCS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # deprecated fields are named here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from components.train.volcano import VolcanoJob
 from get3d_model.config import ServingConfig
 from serving.codec import MAX_RESPONSE_BYTES, MODEL_NAME
 from serving.repository import SERVED_VERSIONS, Limits
-from tests.components.train_profiles import MINIMAL, spec
+from tests.components.train_profiles import spec
 from tests.k8s.rendering import K8S, OVERLAYS, ROOT, VARIANTS, Manifest, needs_kubectl, one, pods, rendered
 
 pytestmark = needs_kubectl
@@ -96,15 +97,16 @@ def test_containers(name: str) -> None:
         (lambda pod, box: pod["securityContext"].update(runAsUser=0), "may be root"),
         (lambda pod, box: box["resources"]["limits"].pop("memory"), "no requests or limits"),
         (lambda pod, box: box["securityContext"].pop("capabilities"), "has capabilities"),
-        (lambda pod, box: box["env"].append({"name": "API_TOKEN", "value": "x"}), "secrets in the environment"),
+        (
+            lambda pod, box: box["env"].append({"name": "API_TOKEN", "value": "x"}),
+            "secrets in the environment",
+        ),
         (lambda pod, box: box["env"].append({"name": "HOME", "value": "/home/a"}), "HOME is not writable"),
         (lambda pod, box: pod["volumes"].append({"hostPath": {"path": "/"}}), "mounts the node's disk"),
     ],
 )
 def test_that_check_can_fail(change: Any, fault: str) -> None:
-    pod = yaml.safe_load(
-        yaml.safe_dump(one("gpu", "Deployment", "get3d-triton")["spec"]["template"]["spec"])
-    )
+    pod = yaml.safe_load(yaml.safe_dump(one("gpu", "Deployment", "get3d-triton")["spec"]["template"]["spec"]))
     change(pod, pod["containers"][0])
     assert faults(pod, pod["containers"][0]) == [fault]
 
@@ -121,7 +123,9 @@ def test_nobody_may_do_everything_and_no_secret_is_written_down(name: str) -> No
         assert "Secret" not in {manifest["kind"] for manifest in rendered(name)}
     tracked = [path for path in K8S.rglob("*") if path.is_file() and path.suffix != ".env"]
     for path in tracked:
-        assert not re.search(r"kind: Secret$|-----BEGIN|(?i:token|password): *['\"]?\w{12,}", path.read_text(), re.M), path
+        assert not re.search(
+            r"kind: Secret$|-----BEGIN|(?i:token|password): *['\"]?\w{12,}", path.read_text(), re.M
+        ), path
 
 
 def asked_of_the_api_server() -> set[tuple[str, str]]:
@@ -131,7 +135,10 @@ def asked_of_the_api_server() -> set[tuple[str, str]]:
     resources = {"job": "batch/jobs", "service": "services", "pod": "pods", "pod_log": "pods/log", "event": "events",
                  "custom_object": "batch.volcano.sh/jobs"}  # fmt: skip
     found = set()
-    for path in [*(ROOT / "components" / "train").glob("*.py"), *(ROOT / "components" / "deploy").glob("*.py")]:
+    for path in [
+        *(ROOT / "components" / "train").glob("*.py"),
+        *(ROOT / "components" / "deploy").glob("*.py"),
+    ]:
         for node in ast.walk(ast.parse(path.read_text())):
             name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
             if match := re.fullmatch(r"([a-z]+)_namespaced_(\w+)", name):
@@ -247,8 +254,8 @@ def test_network_policies_select_the_pods_they_are_for(name: str, tmp_path: Any)
 
 
 def training_jobs(profile: ClusterProfile, folder: Any) -> list[ClusterJob]:
-    changed = {**MINIMAL, "image": profile.image}
-    return [kind(spec(folder, changed, nodes=2, profile=profile)) for kind in (VolcanoJob, IndexedJob)]
+    plain = dataclasses.asdict(profile)
+    return [kind(spec(folder, plain)) for kind in (VolcanoJob, IndexedJob)]
 
 
 def pod_templates(job: ClusterJob) -> list[Manifest]:

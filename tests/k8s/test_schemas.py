@@ -37,7 +37,12 @@ QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "int
 
 
 def _strict(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
@@ -95,7 +100,15 @@ def custom_validator(kind: str) -> Any:
     jsonschema = pytest.importorskip("jsonschema")
     if kind in WRITTEN_DOWN:
         return jsonschema.Draft202012Validator(
-            _strict({"apiVersion": TEXT, "kind": TEXT, "metadata": {"type": "object"}, "spec": WRITTEN_DOWN[kind]}, "spec")
+            _strict(
+                {
+                    "apiVersion": TEXT,
+                    "kind": TEXT,
+                    "metadata": {"type": "object"},
+                    "spec": WRITTEN_DOWN[kind],
+                },
+                "spec",
+            )
         )
     path = CRDS / DEFINITIONS[kind]
     return jsonschema.Draft202012Validator(schema_of(path)) if path.is_file() else None
