@@ -19,6 +19,9 @@ RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
 DASHBOARDS = ROOT / "monitoring" / "grafana" / "dashboards"
 COMPONENT = ROOT / "k8s" / "components" / "monitoring"
 LABELS = {"app.kubernetes.io/part-of": "get3d"}
+TRAINING_PODS = {"torchx.pytorch.org/role-name": "trainer"}
+TRAINING_PORT = 9464
+"""GET3D_METRICS_PORT in the `env` of the cluster profile says so to the trainer."""
 HEADER = "# Made by `python -m monitoring.operator`; edits are overwritten.\n"
 RUNBOOK = "docs/runbook.md"
 
@@ -39,17 +42,17 @@ def _job(name: str) -> list[dict[str, Any]]:
     return [{"targetLabel": "job", "replacement": name, "action": "replace"}]
 
 
-def service_monitor(name: str, component: str, job: str, honor: bool = False) -> dict[str, Any]:
-    """For the services with this component's label; the port is named `metrics`."""
-    endpoint: dict[str, Any] = {"port": "metrics", "path": "/metrics", "interval": "15s", "relabelings": _job(job)}
+def service_monitor(job: str, service: str, port: str, honor: bool = False) -> dict[str, Any]:
+    """For the services of this name (label app.kubernetes.io/name) with this port."""
+    endpoint: dict[str, Any] = {"port": port, "path": "/metrics", "interval": "15s", "relabelings": _job(job)}
     if honor:
         endpoint["honorLabels"] = True
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
-        "metadata": {"name": name, "labels": LABELS},
+        "metadata": {"name": job, "labels": LABELS},
         "spec": {
-            "selector": {"matchLabels": {**LABELS, "app.kubernetes.io/component": component}},
+            "selector": {"matchLabels": {"app.kubernetes.io/name": service}},
             "endpoints": [endpoint],
         },
     }
@@ -62,17 +65,37 @@ def pod_monitor() -> dict[str, Any]:
         "kind": "PodMonitor",
         "metadata": {"name": "get3d-training", "labels": LABELS},
         "spec": {
-            "selector": {"matchLabels": {**LABELS, "app.kubernetes.io/component": "training"}},
+            "selector": {"matchLabels": TRAINING_PODS},
             "podMetricsEndpoints": [
                 {
-                    "port": "metrics",
+                    # Of several processes only the first exports; the others refuse the connection.
+                    "portNumber": TRAINING_PORT,
                     "path": "/metrics",
                     "interval": "15s",
-                    # Of several processes only the first exports.
                     "relabelings": [
                         *_job("get3d-training"),
                         {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"},
                     ],
+                }
+            ],
+        },
+    }
+
+
+def network_policy() -> dict[str, Any]:
+    """Lets Prometheus, in the namespace `monitoring`, reach the exporters of trainings."""
+    namespace = {"kubernetes.io/metadata.name": "monitoring"}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "get3d-training-metrics", "labels": LABELS},
+        "spec": {
+            "podSelector": {"matchLabels": TRAINING_PODS},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {
+                    "from": [{"namespaceSelector": {"matchLabels": namespace}}],
+                    "ports": [{"protocol": "TCP", "port": TRAINING_PORT}],
                 }
             ],
         },
@@ -97,11 +120,12 @@ def files() -> dict[str, str]:
     documents = {
         "prometheusrule.yaml": [rules()],
         "servicemonitor.yaml": [
-            service_monitor("get3d-serving", "serving", "get3d-serving"),
-            service_monitor("get3d-probe", "probe", "get3d-probe"),
-            service_monitor("get3d-pushgateway", "pushgateway", "get3d-pushgateway", honor=True),
+            service_monitor("get3d-serving", "get3d-triton", "metrics"),
+            # As the community's Helm chart names it.
+            service_monitor("get3d-pushgateway", "prometheus-pushgateway", "http", honor=True),
         ],
         "podmonitor.yaml": [pod_monitor()],
+        "network.yaml": [network_policy()],
         "dashboards.yaml": [dashboards()],
     }
     kustomization = {

@@ -62,13 +62,11 @@ def drift_case(share_of_first_bin: float) -> tuple[str, float]:
     labels = 'model="get3d",version="1",statistic="area",instance="a",job="s"'
     series = []
     for number, share in zip(DRIFT_BINS, per_minute, strict=True):
-        series.append(f"get3d_sampled_statistic_total{{{labels},bin=\"{number}\"}}|0+{share * 1000:g}x1440")
-        series.append(f"get3d_reference_share{{{labels},bin=\"{number}\"}}|0.2x1440")
+        series.append(f'get3d_sampled_statistic_total{{{labels},bin="{number}"}}|0+{share * 1000:g}x1440')
+        series.append(f'get3d_reference_share{{{labels},bin="{number}"}}|0.2x1440')
     expected = psi([0.2] * 5, [share * 1000 * 1440 for share in per_minute])
     fires = expected > 0.25
-    summary = (
-        "The area of the meshes of version 1 are not those of the export (PSI 0.42)" if fires else ""
-    )
+    summary = "The area of the meshes of version 1 are not those of the export (PSI 0.42)" if fires else ""
     exp = [
         {
             "exp_labels": {
@@ -138,7 +136,9 @@ def test_every_alert_is_tested_both_ways() -> None:
 def test_every_alert_has_a_page_in_the_runbook() -> None:
     headings = {line[3:].strip() for line in RUNBOOK.read_text().splitlines() if line.startswith("## ")}
     assert alerts().keys() <= headings, "docs/runbook.md lacks sections"
-    assert {h for h in headings if h.startswith("Get3d")} == alerts().keys(), "sections of alerts that are gone"
+    assert {h for h in headings if h.startswith("Get3d")} == alerts().keys(), (
+        "sections of alerts that are gone"
+    )
     for name, rule in alerts().items():
         assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
         assert rule["labels"]["severity"] in ("critical", "warning")
@@ -156,4 +156,4 @@ def test_rules_name_only_defined_metrics() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     for rule in rules():
         assert names_in(rule["expr"]) <= known_series() | recorded, rule
-    assert names_in("sum by (a) (rate(x_total{b=\"c\"}[5m])) / up") == {"x_total", "up"}
+    assert names_in('sum by (a) (rate(x_total{b="c"}[5m])) / up') == {"x_total", "up"}
