@@ -25,7 +25,7 @@ export function mountStudio(root) {
   const share = slider("Share of B", "share", { min: 0, max: 1, step: 0.01, value: 0.5 }, percent);
   const mixed = make("div", { class: "g3-mixed", hidden: true }, second.element, share.element);
   const psi = slider("Truncation", "psi", { min: 0, max: 1, step: 0.01, value: 0.7 }, (value) => value.toFixed(2));
-  const texture = choice("Texture", "texture-size", [["", "as served"], ...TEXTURES.map((n) => [n, `${n} × ${n}`])]);
+  const texture = choice("Texture size", "texture-size", [["", "as served"], ...TEXTURES.map((n) => [n, `${n} × ${n}`])]);
   const triangles = choice("Triangles", "triangles", [["", "all"], ...TRIANGLES.map((n) => [n, `${number.format(n)} at most`])]);
   const random = button("Random", "random", "g3-button g3-primary", () => {
     for (const one of blend.checked ? [first, second] : [first]) one.randomize();
@@ -268,11 +268,11 @@ function button(text, id, look, click) {
   return make("button", { type: "button", class: look, "data-g3": id, click }, text);
 }
 
-/** A bar of the server's stages and what remains for queue and network, with its legend. */
+/** A bar of the server's stages and what remains, in queues and on the way, with its legend. */
 function timings(stages, total) {
   const known = Object.entries(stages).filter(([name, value]) => name !== "total" && value >= 0);
   const rest = total - known.reduce((sum, [, value]) => sum + value, 0);
-  const parts = rest > 0 ? [...known, ["queue and network", rest]] : known;
+  const parts = rest > 0 ? [...known, ["waiting", rest]] : known;
   const whole = parts.reduce((sum, [, value]) => sum + value, 0) || 1;
   const styled = (element, values) => {
     for (const [name, value] of Object.entries(values)) element.style.setProperty(name, value);

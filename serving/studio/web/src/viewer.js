@@ -25,6 +25,8 @@ import { make, toggle } from "./dom.js";
 const AZIMUTH = Math.PI / 5.5;
 const ELEVATION = Math.PI / 9;
 const FIELD_OF_VIEW = 32;
+// Space around the mesh, for its neighbours in seed are of other sizes.
+const MARGIN = 1.1;
 // Radians per press of an arrow key.
 const KEY_STEP = Math.PI / 18;
 
@@ -143,20 +145,31 @@ export class Viewer {
   frame() {
     if (!this.model) return;
     const box = new Box3().setFromObject(this.model);
-    const radius = Math.max(box.getSize(new Vector3()).length() / 2, 1e-3);
-    // The whole ball around the mesh, also in a window that is higher than wide.
-    const half = Math.atan(Math.tan((FIELD_OF_VIEW * Math.PI) / 360) * Math.min(1, this.camera.aspect));
-    const distance = (1.02 * radius) / Math.sin(half);
+    const towards = new Vector3().setFromSphericalCoords(1, Math.PI / 2 - ELEVATION, AZIMUTH);
+    const distance = MARGIN * this.distanceOf(box, towards);
     box.getCenter(this.controls.target);
-    this.camera.position
-      .setFromSphericalCoords(distance, Math.PI / 2 - ELEVATION, AZIMUTH)
-      .add(this.controls.target);
+    this.camera.position.copy(towards).multiplyScalar(distance).add(this.controls.target);
     Object.assign(this.camera, { near: distance / 100, far: distance * 20 });
     Object.assign(this.controls, { minDistance: distance / 8, maxDistance: distance * 5 });
     this.camera.updateProjectionMatrix();
     this.controls.update();
     this.framed = true;
     this.draw();
+  }
+
+  /** How far from the middle of the box the camera sees all its corners, in the direction `towards` it. */
+  distanceOf({ min, max }, towards) {
+    const middle = min.clone().add(max).multiplyScalar(0.5);
+    const right = new Vector3(0, 1, 0).cross(towards).normalize();
+    const up = towards.clone().cross(right);
+    const slope = Math.tan((FIELD_OF_VIEW * Math.PI) / 360);
+    let distance = 1e-3;
+    for (const x of [min.x, max.x]) for (const y of [min.y, max.y]) for (const z of [min.z, max.z]) {
+      const corner = new Vector3(x, y, z).sub(middle);
+      const across = Math.max(Math.abs(corner.dot(up)), Math.abs(corner.dot(right)) / this.camera.aspect);
+      distance = Math.max(distance, corner.dot(towards) + across / slope);
+    }
+    return distance;
   }
 
   key(event) {
