@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # A folder with your own meshes; without it the demo makes procedural vehicles.
 MESHES ?= data/meshes
 
-.PHONY: demo test e2e install lint lock web clean help
+.PHONY: demo test e2e install lint lock images web clean help
 
 help:
 	@echo "make demo [MESHES=FOLDER]  set up, then meshes -> render -> train -> evaluate -> export -> Triton -> samples"
@@ -15,6 +15,7 @@ help:
 	@echo "make install               set up only"
 	@echo "make lint                  ruff"
 	@echo "make web                   build the studio's page with npm (its result is committed; only to change it)"
+	@echo "make images                build the container images with Docker (docs/cluster.md)"
 	@echo "make lock                  resolve requirements.in into requirements.lock"
 
 install: $(INSTALLED)
@@ -40,6 +41,22 @@ e2e: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+# For a registry: make images REGISTRY=registry.example.com/; without CUDA: BUILD_ARGS="--build-arg CUDA=0"; with a bill of materials:
+# BUILD_ARGS="--sbom=true --provenance=true".
+IMAGES ?= pipeline serving trainer
+REGISTRY ?=
+BUILD_ARGS ?=
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+images:
+	@command -v docker >/dev/null || { echo "make images: Docker is not installed; nothing was built" >&2; exit 2; }
+	@docker info >/dev/null 2>&1 || \
+		{ echo "make images: Docker's daemon does not answer (try: docker info); nothing was built" >&2; exit 2; }
+	for name in $(IMAGES); do \
+		docker build --file k8s/images/$$name.Dockerfile --tag $(REGISTRY)get3d/$$name:$(VERSION) \
+			--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS) . || exit 1; \
+	done
 
 # pip itself stays unpinned: it belongs to the virtual environment, not to us.
 lock: $(INSTALLED)
