@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib
 import io
 import json
 import math
@@ -37,14 +38,21 @@ PLAN_FILE = "plan.json"
 def one_line_errors(step: str) -> Iterator[None]:
     """Bad input ends the step with one line and status 2, as it ends the command; other errors stay tracebacks."""
     _stop_with_pipeline()
-    try:
-        yield
-    except InputError as error:
-        print(f"get3d {step}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        print(f"get3d {step}: {str(error) or 'interrupted'}", file=sys.stderr, flush=True)
-        raise SystemExit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
+    with monitoring_steps().timed(step):
+        try:
+            yield
+        except InputError as error:
+            print(f"get3d {step}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as error:
+            print(f"get3d {step}: {str(error) or 'interrupted'}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
+
+
+def monitoring_steps() -> Any:
+    """`monitoring.steps`, which tells Prometheus of steps. Not by an import statement: what a step tells is no part of
+    its code's version, and no reason to run it again."""
+    return importlib.import_module("monitoring.steps")
 
 
 def call(main: Callable[[list[str]], int | None], *arguments: object) -> None:

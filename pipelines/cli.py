@@ -8,6 +8,7 @@ import os
 import sys
 
 from get3d_model.errors import InputError
+from monitoring.steps import timed
 
 # Subcommand: (module with add_arguments and run, what it does). Only the chosen module is imported.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -90,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(command).parse_args(argv)
     try:
-        args.run(args)
+        with timed(args.command):
+            args.run(args)
     except InputError as error:
         print(f"get3d {args.command}: {error}", file=sys.stderr)
         return 2

@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
+from collections.abc import Callable
 
 from get3d_model.errors import InputError
+from monitoring.metrics import PROBE
 from serving.client import Get3DClient, ServiceError
 from serving.codec import MODEL_NAME
 from serving.connection import add_connection_arguments, connection_from
 
+BUSY = "alive, and busy: its queue is full"
 FULL_QUEUE = "maximum queue size"
 """Triton's words where a request finds the queue full; the model works, or the queue would time out."""
 
@@ -38,8 +42,47 @@ def alive(client: Get3DClient, timeout_s: float, may_be_empty: bool = False) -> 
         raise
     except ServiceError as error:
         if error.status == "UNAVAILABLE" and FULL_QUEUE in str(error).lower():
-            return "alive, and busy: its queue is full"
+            return BUSY
         raise
+
+
+def watch(
+    client: Get3DClient,
+    model: str,
+    every_s: float,
+    timeout_s: float,
+    port: int,
+    host: str,
+    going: Callable[[], bool],
+) -> None:
+    """Probes again and again while `going`, and serves the results to Prometheus. Raises InputError for a taken port."""
+    from monitoring.sinks import Exporter, MetricSet
+
+    metrics = MetricSet([metric.name for metric in PROBE], {"model": model})
+    for name in ("get3d_probe_total", "get3d_probe_rejected_total"):
+        metrics.add(name, 0.0)
+    exporter = Exporter(metrics.registry, port, host).start()
+    print(f"probing {client.connection.url} every {every_s:g} s; metrics: {exporter.url}", flush=True)
+    answered: bool | None = None
+    try:
+        while going():
+            started = time.monotonic()
+            try:
+                said, success = alive(client, timeout_s), True
+            except (InputError, ServiceError) as error:
+                said, success = f"not alive: {error}", False
+            duration = time.monotonic() - started
+            metrics.set("get3d_probe_success", float(success))
+            metrics.set("get3d_probe_duration_seconds", duration)
+            metrics.set("get3d_probe_timestamp_seconds", time.time())
+            metrics.add("get3d_probe_total", 1.0)
+            metrics.add("get3d_probe_rejected_total", float(said == BUSY))
+            if success != answered:
+                print(said, flush=True)
+            answered = success
+            time.sleep(max(0.0, every_s - duration))
+    finally:
+        exporter.stop(wait_s=0.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +95,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait-for-deploy", action="store_true", help="a server to which nothing was deployed yet is alive"
     )
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that the answer may take")
+    parser.add_argument(
+        "--every", type=float, help="probe again after so many seconds, for Prometheus, until Ctrl-C"
+    )
+    parser.add_argument("--metrics-port", type=int, default=9465, help="of --every; 0: any free one")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="of --every; 0.0.0.0 for all")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints one line; exits with 1 and a line on stderr when the answer is no."""
     connection = connection_from(args)
+    if args.every is not None and (not args.every > 0 or args.readiness):
+        raise InputError("--every takes a number of seconds above 0, and goes without --readiness")
     with Get3DClient(connection, model_name=args.model) as client:
+        if args.every is not None:
+            watch(
+                client,
+                args.model,
+                args.every,
+                args.timeout,
+                args.metrics_port,
+                args.metrics_host,
+                lambda: True,
+            )
         if args.readiness:
             if not client.is_ready(args.timeout):
                 raise SystemExit(f"not ready: {args.url} serves no ready model {args.model}")

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import picture, read_json
+from components.artifacts import monitoring_steps, picture, read_json
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_path
 
@@ -42,7 +42,7 @@ def pictures(folder: str) -> list[str]:
 
 
 def verdict(folder: str, promote: str = "auto") -> dict[str, Any]:
-    """{decision, reasons}: that of the gate's file, unless a person has decided. Raises InputError."""
+    """{decision, reasons}: that of the gate's file, unless a person has decided. Tells Prometheus. Raises InputError."""
     path = Path(folder) / "gate.json"
     found = read_json(path)
     if found.get("decision") not in DECISIONS:
@@ -50,6 +50,7 @@ def verdict(folder: str, promote: str = "auto") -> dict[str, Any]:
             f"{path}: decision must be one of {', '.join(DECISIONS)}, not {found.get('decision')!r}"
         )
     decision, reasons = found["decision"], [str(reason) for reason in found.get("reasons", [])]
+    monitoring_steps().report_gate(decision == "promote")
     if promote == "always":
         return {
             "decision": "promote",

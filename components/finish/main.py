@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import PLAN_FILE, read_json, run_folder
+from components.artifacts import PLAN_FILE, monitoring_steps, read_json, run_folder
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
 
 OUTCOME_FILE = "outcome.json"
 SUCCEEDED = "SUCCEEDED"
+_OUTCOMES = {SUCCEEDED: "succeeded", "INTERRUPTED": "interrupted", "CANCELED": "interrupted"}
 
 
 def read_outcome(workspace: str | Path, run_id: str) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def finish(
         "training_job": stopped or "none running",
     }
     write_json_atomic(folder / OUTCOME_FILE, outcome)
+    monitoring_steps().report_run(_OUTCOMES.get(state, "failed"))
     return outcome
 
 

@@ -164,6 +164,7 @@ def _location(text: str) -> Path | DataPointer | str:
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say. Raises InputError for bad input."""
     # Here and not above, because worker processes import this module before they set their environment.
+    from components.artifacts import monitoring_steps
     from components.render.axes import Axes
     from components.render.job import render_dataset
     from components.render.progress import log
@@ -225,6 +226,7 @@ def run(args: argparse.Namespace) -> None:
             f" ({report.rendered} rendered, {report.reused} kept, {len(report.rejected)} set aside)"
             f" in {report.seconds:.0f} s"
         )
+    monitoring_steps().report_rows("render", report.shapes, len(report.rejected))
     if is_url(args.out):
         url = args.out.rstrip("/") + ("" if shard.whole else f"/{shard.folder}")
         log(f"{url}: {push_dataset(report.out, url)} files transferred")
