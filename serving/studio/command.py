@@ -8,7 +8,7 @@ import sys
 
 from get3d_model.errors import InputError
 from serving.client import Get3DClient
-from serving.connection import add_connection_arguments, connection_from
+from serving.connection import ServiceError, add_connection_arguments, connection_from
 from serving.studio.server import StudioServer
 
 
@@ -24,16 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves the page until Ctrl-C or SIGTERM. Raises InputError, also for a server that is not reachable."""
+    """Serves the page until Ctrl-C or SIGTERM.
+
+    Raises InputError, also for a server that is not reachable or refuses us; exits with 1 when the server fails.
+    """
     if not args.timeout > 0:
         raise InputError(f"--timeout must be more than 0 seconds, not {args.timeout:g}")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Get3DClient(connection_from(args), timeout_s=args.timeout) as client:
             client.wait_until_ready()
+            # A server that only says that it is ready may refuse the token, or be unable to answer.
+            client.check_alive(args.timeout)
             with StudioServer(client, args.host, args.port) as server:
                 print(f"the studio is at {server.url}   (Ctrl-C stops it)", flush=True)
                 server.serve_forever()
+    except ServiceError as error:
+        # The server's failure, not a bug of this process: a traceback would say nothing.
+        raise SystemExit(f"get3d studio: {error}") from None
     except KeyboardInterrupt:
         print("stopped", flush=True)
     finally:

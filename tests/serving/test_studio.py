@@ -256,5 +256,5 @@ def test_command(capsys: pytest.CaptureFixture[str], running: StudioServer) -> N
         told = capsys.readouterr().err
         assert reason in told and told.count("\n") == 1
     for port in (running.server_address[1], 70000):
-        with pytest.raises(InputError, match="cannot listen on 127.0.0.1:.*choose another --port"):
+        with pytest.raises(InputError, match=r"cannot listen on 127.0.0.1:.*choose another --port"):
             server.StudioServer(FakeClient(), port=port)
