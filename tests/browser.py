@@ -36,7 +36,8 @@ def chromium() -> Iterator[Any]:
 @contextmanager
 def opened(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     """A page at `url`. On leaving: nothing but that place was asked for anything, and no script failed."""
-    page = browser.new_page(**options)
+    # Pixels are drawn without a graphics card.
+    page = browser.new_page(**{"viewport": {"width": 900, "height": 560}, **options})
     page.set_default_timeout(TIMEOUT_MS)
     asked: list[str] = []
     failures: list[str] = []

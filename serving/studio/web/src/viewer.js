@@ -1,8 +1,8 @@
 // The viewer: one mesh, orbited with mouse, touch or keys; painted or as clay; with its triangles or without.
 // It draws when something changes and rests otherwise.
 import {
-  AmbientLight,
   Box3,
+  BufferGeometry,
   Color,
   DirectionalLight,
   DoubleSide,
@@ -19,6 +19,7 @@ import {
 } from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+import { mergeVertices } from "three/addons/utils/BufferGeometryUtils.js";
 import { make, toggle } from "./dom.js";
 
 // As the renders of the reports: from the front's side, a little above.
@@ -73,11 +74,11 @@ export class Viewer {
   }
 
   lights() {
-    const key = new DirectionalLight(0xffffff, 1.9);
-    key.position.set(-0.6, 1, 0.8);
+    const key = new DirectionalLight(0xffffff, 2);
+    key.position.set(-1, 0.9, 0.6);
     // The key light goes with the camera: no side of the clay is ever dark.
     this.camera.add(key);
-    this.scene.add(this.camera, new HemisphereLight(0xffffff, 0x8890a0, 1.2), new AmbientLight(0xffffff, 0.25));
+    this.scene.add(this.camera, new HemisphereLight(0xffffff, 0x7c8494, 1.1));
   }
 
   /** Shows a GLB (ArrayBuffer); resolves to { triangles, vertices }, or to null if another was opened meanwhile.
@@ -94,19 +95,19 @@ export class Viewer {
       const { geometry } = part;
       size.triangles += (geometry.index ?? geometry.attributes.position).count / 3;
       size.vertices += geometry.attributes.position.count;
-      if (!geometry.attributes.normal) geometry.computeVertexNormals();
       const { map } = part.material;
+      const behindLines = { side: DoubleSide, polygonOffset: true, polygonOffsetFactor: 1, polygonOffsetUnits: 1 };
       // What the generator paints has its light in it already; a second one would change the colours.
-      const painted = new MeshBasicMaterial({ map, vertexColors: "color" in geometry.attributes, side: DoubleSide });
-      const clay = new MeshStandardMaterial({ color: 0xc9c4bb, roughness: 0.85, side: DoubleSide });
-      for (const material of [painted, clay]) {
-        Object.assign(material, { polygonOffset: true, polygonOffsetFactor: 1, polygonOffsetUnits: 1 });
+      const paint = new MeshBasicMaterial({ map, vertexColors: "color" in geometry.attributes, ...behindLines });
+      const clay = new MeshStandardMaterial({ color: 0xc9c4bb, roughness: 0.85, ...behindLines });
+      const lines = new MeshBasicMaterial({ wireframe: true, transparent: true, opacity: 0.45 });
+      const bare = welded(geometry);
+      for (const [role, shape, material] of [["paint", geometry, paint], ["clay", bare, clay], ["lines", bare, lines]]) {
+        const layer = new Mesh(shape, material);
+        layer.name = role;
+        layer.applyMatrix4(part.matrixWorld);
+        model.add(layer);
       }
-      const surface = new Mesh(geometry, painted);
-      const lines = new Mesh(geometry, new MeshBasicMaterial({ wireframe: true, transparent: true, opacity: 0.45 }));
-      for (const shown of [surface, lines]) shown.applyMatrix4(part.matrixWorld);
-      surface.userData = { painted, clay };
-      model.add(surface, lines);
     });
     this.clear();
     this.model = model;
@@ -119,13 +120,11 @@ export class Viewer {
   clear() {
     if (!this.model) return;
     this.scene.remove(this.model);
-    for (const part of this.model.children) {
-      part.geometry.dispose();
-      for (const material of [part.material, part.userData.painted, part.userData.clay]) {
-        material?.map?.source.data?.close?.();
-        material?.map?.dispose();
-        material?.dispose();
-      }
+    for (const { geometry, material } of this.model.children) {
+      geometry.dispose();
+      material.map?.source.data?.close?.();
+      material.map?.dispose();
+      material.dispose();
     }
     this.model = null;
   }
@@ -133,11 +132,8 @@ export class Viewer {
   /** What is seen of the mesh: { texture, wireframe }, each true or false. */
   show(changes) {
     Object.assign(this, changes);
-    for (const part of this.model?.children ?? []) {
-      const { painted, clay } = part.userData;
-      if (painted) part.material = this.texture ? painted : clay;
-      else part.visible = this.wireframe;
-    }
+    const seen = { paint: this.texture, clay: !this.texture, lines: this.wireframe };
+    for (const layer of this.model?.children ?? []) layer.visible = seen[layer.name];
     this.draw();
   }
 
@@ -201,10 +197,20 @@ export class Viewer {
     this.pending = requestAnimationFrame(() => {
       this.pending = 0;
       const ink = new Color(getComputedStyle(this.root).getPropertyValue("--g3-lines").trim() || "#204060");
-      for (const part of this.model?.children ?? []) if (!part.userData.painted) part.material.color = ink;
+      for (const layer of this.model?.children ?? []) if (layer.name === "lines") layer.material.color = ink;
       this.renderer.render(this.scene, this.camera);
     });
   }
+}
+
+/** The surface without the seams of its texture, so that light goes over them smoothly. */
+function welded(geometry) {
+  const bare = new BufferGeometry();
+  bare.setAttribute("position", geometry.attributes.position.clone());
+  if (geometry.index) bare.setIndex(geometry.index.clone());
+  const whole = mergeVertices(bare, 1e-6);
+  whole.computeVertexNormals();
+  return whole;
 }
 
 /** The viewer, or nothing and the reason in its place. */
