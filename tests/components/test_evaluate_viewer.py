@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -70,8 +71,25 @@ def test_clicked_through_from_a_file(tmp_path: Path) -> None:
         clay = canvas_pixels(page)
         np.testing.assert_array_equal(clay[..., 3] > 127, second[..., 3] > 127)
         assert np.ptp(main_colour(clay)) < 40
+        wheel_belongs_to_the_page_until_a_click(page)
         with page.expect_download() as started:
             page.locator('[data-g3="download"]').click()
         assert started.value.suggested_filename == "seed8.glb"
         started.value.save_as(tmp_path / "mesh.glb")
         assert len(trimesh.load(tmp_path / "mesh.glb", force="mesh").faces) == 1280
+
+
+def wheel_belongs_to_the_page_until_a_click(page: Any) -> None:
+    canvas = page.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    canvas.hover()
+    before, top = canvas_pixels(page), page.evaluate("() => scrollY")
+    page.mouse.wheel(0, -100)
+    page.wait_for_function(f"() => scrollY < {top}")
+    np.testing.assert_array_equal(canvas_pixels(page), before)
+    canvas.click()
+    clicked, top = canvas_pixels(page), page.evaluate("() => scrollY")
+    page.mouse.wheel(0, -100)
+    page.wait_for_timeout(200)
+    assert page.evaluate("() => scrollY") == top
+    assert covered(canvas_pixels(page)) > 1.05 * covered(clicked), "nearer"

@@ -11,7 +11,7 @@ export function mountCarried(root) {
   const save = make("button", { type: "button", class: "g3-button", "data-g3": "download" }, "Download GLB");
   root.classList.add("g3-root");
   root.append(choices, stage, make("div", { class: "g3-foot" }, facts, save));
-  const viewer = viewerIn(stage);
+  const viewer = viewerIn(stage, { inText: true });
   let chosen = samples[0];
 
   const buttons = samples.map((sample) =>

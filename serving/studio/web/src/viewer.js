@@ -32,8 +32,9 @@ const MARGIN = 1.1;
 const KEY_STEP = Math.PI / 18;
 
 export class Viewer {
-  /** Fills `root` with the canvas and its buttons. Throws where the browser has no WebGL 2. */
-  constructor(root) {
+  /** Fills `root` with the canvas and its buttons. inText: the page goes on above and below, and must still scroll.
+   * Throws where the browser has no WebGL 2. */
+  constructor(root, { inText = false } = {}) {
     this.root = root;
     this.canvas = make("canvas", {
       class: "g3-canvas",
@@ -50,6 +51,7 @@ export class Viewer {
     this.lights();
     this.controls = new OrbitControls(this.camera, this.canvas);
     this.controls.addEventListener("change", () => this.draw());
+    if (inText) this.leaveScrolling();
     this.loader = new GLTFLoader();
     this.model = null;
     this.wireframe = false;
@@ -71,6 +73,15 @@ export class Viewer {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     new ResizeObserver(() => this.resize()).observe(root);
     this.resize();
+  }
+
+  /** Wheel and vertical swipes belong to the page, the wheel only until the mesh is clicked. */
+  leaveScrolling() {
+    this.canvas.style.touchAction = "pan-y";
+    this.controls.enableZoom = false;
+    this.canvas.addEventListener("pointerdown", () => this.canvas.focus({ preventScroll: true }));
+    this.canvas.addEventListener("focus", () => (this.controls.enableZoom = true));
+    this.canvas.addEventListener("blur", () => (this.controls.enableZoom = false));
   }
 
   lights() {
@@ -214,9 +225,9 @@ function welded(geometry) {
 }
 
 /** The viewer, or nothing and the reason in its place. */
-export function viewerIn(root) {
+export function viewerIn(root, options) {
   try {
-    return new Viewer(root);
+    return new Viewer(root, options);
   } catch {
     root.replaceChildren(make("p", { class: "g3-error", role: "alert" }, "This browser has no WebGL 2, which the viewer draws with; turn it on, or download the mesh."));
     return null;
