@@ -14,6 +14,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    ProcessCollector,
     pushadd_to_gateway,
     start_http_server,
     write_to_textfile,
@@ -201,14 +202,17 @@ class Exporter:
 
 
 class _Watched:
-    """A registry that says when it is read."""
+    """A registry that says when it is read, and adds what the process itself uses."""
 
     def __init__(self, registry: CollectorRegistry, seen: Callable[[], None]) -> None:
         self._registry, self._seen = registry, seen
+        self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[object]:
         self._seen()
-        return self._registry.collect()
+        yield from self._registry.collect()
+        # Not in the registry itself: in a textfile these would be taken for the node exporter's own.
+        yield from self._process.collect()
 
     def restricted_registry(self, names: list[str]) -> object:
         self._seen()
