@@ -213,7 +213,9 @@ ENTRIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("image", ["pipeline", "serving", pytest.param("trainer", marks=pytest.mark.e2e)])
+@pytest.mark.parametrize(
+    "image", ["pipeline", *(pytest.param(name, marks=pytest.mark.e2e) for name in ("serving", "trainer"))]
+)
 def test_what_runs_in_an_image_needs_nothing_else(image: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INSIDE, json.dumps([sorted(requirements(image)), ENTRIES[image]])],
