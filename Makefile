@@ -6,12 +6,13 @@ INSTALLED := $(VENV)/.installed
 # A folder with your own meshes; without it the demo makes procedural vehicles.
 MESHES ?= data/meshes
 
-.PHONY: demo test e2e install lint lock images web clean help
+.PHONY: demo test e2e monitor install lint lock images web clean help
 
 help:
 	@echo "make demo [MESHES=FOLDER]  set up, then meshes -> render -> train -> evaluate -> export -> Triton -> samples"
 	@echo "make test                  set up, then all tests"
 	@echo "make e2e                   set up, then the minutes-long end-to-end tests (real servers)"
+	@echo "make monitor               set up, then Prometheus, Alertmanager and Pushgateway on this machine"
 	@echo "make install               set up only"
 	@echo "make lint                  ruff"
 	@echo "make web                   build the studio's page with npm (its result is committed; only to change it)"
@@ -35,6 +36,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest -q
+
+# Prometheus, Alertmanager and Pushgateway of this machine, until Ctrl-C.
+monitor: $(INSTALLED)
+	$(BIN)/python -m pipelines.cli monitor
 
 e2e: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m e2e

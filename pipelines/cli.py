@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("components.version.main", "record a run as a git branch with its data in the DVC remote"),
     "validate": ("components.validate.main", "check what a pipeline run is given, before anything starts"),
     "pipeline": ("pipelines.command", "the Kubeflow pipeline: compile it, run it on this machine, submit it"),
+    "monitor": ("pipelines.monitor", "run Prometheus, Alertmanager and Pushgateway on this machine"),
     "doctor": (
         "pipelines.doctor",
         "what is installed, which backends work, what is missing and how to get it",
