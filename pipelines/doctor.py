@@ -1,4 +1,7 @@
-"""`get3d doctor`: what is installed, which backends work, what is missing and how to get it."""
+"""`get3d doctor`: what is installed, which backends work, what is missing and how to get it.
+
+With --url, --metrics, --prometheus, --folder or --remotes it looks at a deployment instead.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +48,58 @@ class Check:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser  # takes no arguments
+    from serving.connection import add_connection_arguments
+
+    parser.add_argument(
+        "--url", action="append", default=[], help="HOST:PORT of a server's gRPC; may be repeated"
+    )
+    parser.add_argument(
+        "--metrics", action="append", default=[], help="URL of a server's metrics; may be repeated"
+    )
+    parser.add_argument("--prometheus", help="URL of a Prometheus server, such as http://127.0.0.1:9090")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        action="append",
+        default=[],
+        help="where data, checkpoints or models lie; may be repeated",
+    )
+    parser.add_argument(
+        "--remotes", type=Path, metavar="REPOSITORY", help="repository whose DVC remotes must answer"
+    )
+    add_connection_arguments(parser, url=False)
+
+
+def deployment_checks(args: argparse.Namespace) -> Iterator[Check]:
+    """What the arguments ask about."""
+    from pipelines import deployment
+    from serving.connection import connection_from
+
+    findings: list[Iterable[deployment.Finding]] = []
+    findings += [deployment.server(connection_from(args, url)) for url in args.url]
+    findings += [[deployment.metrics_of(url)] for url in args.metrics]
+    if args.prometheus:
+        findings.append(deployment.prometheus(args.prometheus))
+    findings.append(deployment.disk(args.folder))
+    if args.remotes:
+        findings.append(deployment.remotes(args.remotes))
+    findings.append([deployment.gpu()])
+    for group in findings:
+        for finding in group:
+            yield Check(finding.name, finding.ok, finding.detail)
 
 
 def run(args: argparse.Namespace) -> None:
-    del args
+    if args.url or args.metrics or args.prometheus or args.folder or args.remotes:
+        failed = 0
+        for check in deployment_checks(args):
+            print(f"{'ok ' if check.ok else 'BAD'} {check.name:20s} {check.detail}", flush=True)
+            failed += not check.ok
+        if failed:
+            raise InputError(
+                f"{failed} thing(s) are wrong with the deployment; the lines above say what to do"
+            )
+        return
     failed = 0
     for check in checks():
         sign = "ok     " if check.ok else ("MISSING" if check.required else "absent ")

@@ -29,6 +29,7 @@ from components.export.main import export
 from components.finish.main import finish
 from get3d_model.errors import InputError
 from monitoring import dashboards, steps
+from pipelines import cli
 from pipelines.monitor import PROGRAMS, Monitor, Ports, Targets
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleRequest
@@ -237,6 +238,31 @@ def test_series_stay_within_their_bound(stack: Stack) -> None:
             assert all(count <= max_series(metric) for count in counts), (metric.name, counts)
 
 
+def test_doctor_sees_that_all_is_well(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    """But for alerts that a training of random weights for seconds may give rise to."""
+    arguments = ["--url", stack.server.grpc_url, "--metrics", stack.server.metrics_url]
+    cli.main(
+        ["doctor", *arguments, "--prometheus", stack.monitor.url("prometheus"), "--folder", str(stack.folder)]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[4:24].strip(): f"{line[:3].strip()} {line[25:]}" for line in lines}
+    well = (
+        "server",
+        "model ready",
+        "versions",
+        "inference",
+        "metrics",
+        "prometheus",
+        "targets",
+        "rules",
+        "alertmanager",
+    )
+    assert {name: told[name] for name in well if not told[name].startswith("ok ")} == {}
+    assert "Triton 2." in told["server"] and told["inference"].startswith("ok tiny at 0 kimg, version 1: ")
+    assert told["targets"] == "ok get3d-probe, get3d-pushgateway, get3d-serving, get3d-training"
+    assert {"alerts", "disk", "gpu"} <= told.keys()
+
+
 def test_a_training_that_is_fed_nan_is_an_alert(stack: Stack) -> None:
     port = free_port()
     params = write_params(stack.folder / "nan.yaml", tiny_config(50))
@@ -265,7 +291,7 @@ def test_a_run_that_failed_and_a_gate_that_holds_are_alerts(
     wait_for("the alert of the run", lambda: stack.arrived("Get3dPipelineRunFailed"), 60)
 
 
-def test_a_model_process_that_is_killed_is_an_alert(stack: Stack) -> None:
+def test_a_model_process_that_is_killed_is_an_alert(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """The last test: nothing brings the process back, and Triton goes on calling the model ready."""
     assert not stack.arrived("Get3dModelDead")
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -284,3 +310,10 @@ def test_a_model_process_that_is_killed_is_an_alert(stack: Stack) -> None:
         )
         wait_for("the alert of the errors", lambda: stack.arrived("Get3dServingErrors"), 120)
     assert stack.numbers('up{job="get3d-serving"}') == [1], "the server itself is there"
+    assert (
+        cli.main(["doctor", "--url", stack.server.grpc_url, "--prometheus", stack.monitor.url("prometheus")])
+        == 2
+    )
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BAD")]
+    assert any(line.startswith("BAD inference") for line in said)
+    assert any(line.startswith("BAD alerts") and "Get3dModelDead" in line for line in said)

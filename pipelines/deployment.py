@@ -1,0 +1,213 @@
+"""What `get3d doctor --url ... --prometheus ...` looks at: a deployment's servers, its monitoring, and where data lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from get3d_model.errors import InputError
+from serving.connection import Connection
+
+TIMEOUT_S = 10.0
+MIN_FREE_SHARE = 0.1
+RULES = Path(__file__).parent.parent / "monitoring" / "prometheus" / "rules.yml"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line about a deployment; `detail` of a bad one says what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def server(connection: Connection) -> Iterator[Finding]:
+    """Of one Triton server: does it answer, does its model work, and what does it serve."""
+    import tritonclient.grpc as triton
+    from tritonclient.utils import InferenceServerException
+
+    from serving.client import Get3DClient, ServiceError
+    from serving.codec import SampleRequest
+
+    url = connection.url
+    with Get3DClient(connection, timeout_s=TIMEOUT_S) as client:
+        try:
+            stub = triton.InferenceServerClient(**connection.client_options())
+            told = stub.get_server_metadata(headers=connection.headers, client_timeout=TIMEOUT_S)
+        except InferenceServerException as error:
+            hint = "start it: get3d serve, or see docs/runbook.md#get3dservingdown"
+            yield Finding("server", False, f"{url} does not answer ({_line(error)}); {hint}")
+            return
+        yield Finding("server", True, f"{url}: Triton {told.version}")
+        ready = client.is_ready(TIMEOUT_S)
+        yield Finding(
+            "model ready",
+            ready,
+            "its own readiness" if ready else f"{url} serves no ready model; see its log",
+        )
+        if not ready:
+            return
+        served = sorted(
+            stub.get_model_metadata("get3d", headers=connection.headers, client_timeout=TIMEOUT_S).versions,
+            key=int,
+        )
+        yield Finding("versions", bool(served), ", ".join(served) + " (the last one answers by default)")
+        try:
+            # Other than the probe's, so that a cached or canned answer would be seen.
+            sample = client.sample(SampleRequest(1, texture_resolution=64, file_format="ply"))
+        except (InputError, ServiceError) as error:
+            yield Finding(
+                "inference", False, f"{_line(error)}; restart the server (docs/runbook.md#get3dmodeldead)"
+            )
+            return
+        told = sample.metadata
+        yield Finding(
+            "inference",
+            told.faces > 0 and not told.empty,
+            f"{told.model} at {told.kimg:g} kimg, version {told.version}: {told.faces} triangles in "
+            f"{sum(told.milliseconds.values()):.0f} ms",
+        )
+
+
+def metrics_of(url: str) -> Finding:
+    """Whether a server's metrics endpoint has ours, and how full shared memory is."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            text = answer.read().decode()
+    except (OSError, ValueError) as error:
+        return Finding("metrics", False, f"{url}: {_line(error)}; is --metrics-port open?")
+    values = {
+        line.split("{", 1)[0]: float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if line.startswith("get3d_shm_")
+    }
+    if len(values) < 2:
+        return Finding(
+            "metrics", False, f"{url} has no metrics of a served model; deploy one, or export it again"
+        )
+    share = values["get3d_shm_used_bytes"] / max(1.0, values["get3d_shm_size_bytes"])
+    return Finding("metrics", share < 0.8, f"{url}; its shared memory is {share:.0%} full")
+
+
+def prometheus(url: str) -> Iterator[Finding]:
+    """Of a Prometheus server: targets, our rules, where its alerts go, and what fires."""
+    url = url.rstrip("/")
+    try:
+        build = _api(url, "status/buildinfo")
+        targets = _api(url, "targets?state=active")["activeTargets"]
+        groups = _api(url, "rules")["groups"]
+        managers = _api(url, "alertmanagers")["activeAlertmanagers"]
+        alerts = _api(url, "alerts")["alerts"]
+    except (OSError, ValueError, KeyError) as error:
+        yield Finding("prometheus", False, f"{url} does not answer ({_line(error)}); start it: get3d monitor")
+        return
+    yield Finding("prometheus", True, f"{url}: version {build['version']}")
+    ours = [t for t in targets if t["labels"]["job"].startswith("get3d-")]
+    down = [
+        f"{t['labels']['job']} {t['labels'].get('instance')}: {t['lastError']}"
+        for t in ours
+        if t["health"] == "down"
+    ]
+    text = "; ".join(down) or ", ".join(sorted({t["labels"]["job"] for t in ours}))
+    yield Finding(
+        "targets", bool(ours) and not down, text or "none of ours; see monitoring/prometheus/prometheus.yml"
+    )
+    wanted = {group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]}
+    missing = sorted(wanted - {group["name"] for group in groups})
+    broken = [r["name"] for g in groups for r in g["rules"] if r.get("health") == "err"]
+    yield Finding(
+        "rules",
+        not missing and not broken,
+        f"missing: {', '.join(missing)}; load monitoring/prometheus/rules.yml" if missing
+        else f"fail: {', '.join(broken)}" if broken else f"{len(wanted)} groups",
+    )  # fmt: skip
+    yield Finding(
+        "alertmanager",
+        bool(managers),
+        ", ".join(m["url"] for m in managers) or "none: alerts reach nobody; see docs/monitoring.md",
+    )
+    firing = sorted({a["labels"]["alertname"] for a in alerts if a["state"] == "firing"})
+    yield Finding(
+        "alerts", not firing, f"firing: {', '.join(firing)}; see docs/runbook.md" if firing else "none fires"
+    )
+
+
+def disk(folders: list[Path]) -> Iterator[Finding]:
+    """Free space where data, checkpoints and models lie."""
+    for folder in folders:
+        if not folder.is_dir():
+            yield Finding("disk", False, f"{folder}: no such folder")
+            continue
+        usage = shutil.disk_usage(folder)
+        enough = usage.free >= MIN_FREE_SHARE * usage.total and os.access(folder, os.W_OK)
+        yield Finding(
+            "disk", enough, f"{folder}: {usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
+            + ("" if os.access(folder, os.W_OK) else ", and not writable"),
+        )  # fmt: skip
+
+
+def gpu() -> Finding:
+    """Memory and driver of this machine's GPUs; a machine without is no fault."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return Finding("gpu", True, "torch is not installed here")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("gpu", True, f"none here (torch {version('torch')})")
+    told = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        told.append(f"{torch.cuda.get_device_name(index)}: {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    return Finding("gpu", True, "; ".join(told))
+
+
+def remotes(repository: Path) -> Iterator[Finding]:
+    """Whether every DVC remote of a repository can be reached with the credentials that are here."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(repository))
+    except DvcException as error:
+        yield Finding("remotes", False, f"{repository}: no DVC repository ({_line(error)})")
+        return
+    with repo:
+        names = list(repo.config["remote"])
+        if not names:
+            yield Finding(
+                "remotes", False, f"{repository} has no DVC remote; run: dvc remote add --default NAME URL"
+            )
+        for name in names:
+            try:
+                odb = repo.cloud.get_remote_odb(name)
+                where = odb.fs.unstrip_protocol(odb.path)
+                # An empty remote has no folder yet; its parent must answer.
+                there = odb.fs.exists(odb.path) or odb.fs.exists(
+                    odb.fs.parent(odb.fs.parent(odb.fs.parent(odb.path)))
+                )
+            except Exception as error:  # every driver has errors of its own
+                yield Finding("remote " + name, False, f"cannot be reached: {_line(error)}")
+                continue
+            yield Finding("remote " + name, there, where if there else f"{where}: not there")
+
+
+def _api(url: str, path: str) -> Any:
+    with urllib.request.urlopen(f"{url}/api/v1/{path}", timeout=TIMEOUT_S) as answer:
+        return json.load(answer)["data"]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

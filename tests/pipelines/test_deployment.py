@@ -1,0 +1,70 @@
+"""`get3d doctor` looks at a deployment that is not well; one that is: tests/e2e/test_monitoring.py."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from tests.components.remote_servers import free_port
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What is said about each thing, `ok` or `BAD` first."""
+    return {
+        line[4:24].strip(): f"{line[:3].strip()} {line[25:]}" for line in capsys.readouterr().out.splitlines()
+    }
+
+
+def test_what_is_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    arguments = ["--url", nobody, "--metrics", f"http://{nobody}/metrics", "--prometheus", f"http://{nobody}"]
+    assert cli.main(["doctor", *arguments, "--folder", str(tmp_path / "none")]) == 2
+    output, errors = capsys.readouterr()
+    assert (
+        errors == "get3d doctor: 4 thing(s) are wrong with the deployment; the lines above say what to do\n"
+    )
+    said = [line for line in output.splitlines() if line.startswith("BAD")]
+    assert [line.split()[1] for line in said] == ["server", "metrics", "prometheus", "disk"]
+    assert "get3d serve" in said[0] and "get3d monitor" in said[2] and "no such folder" in said[3]
+
+
+def test_metrics_of_another_program(capsys: pytest.CaptureFixture[str]) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"other 1\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    other = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=other.handle_request, daemon=True).start()
+    assert cli.main(["doctor", "--metrics", f"http://127.0.0.1:{other.server_port}/metrics"]) == 2
+    assert "has no metrics of a served model" in lines(capsys)["metrics"]
+    other.server_close()
+
+
+def test_remotes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is there, one that is not, and a repository without any."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
+    from dvc.repo import Repo
+
+    Repo.init(str(repository)).close()
+    assert cli.main(["doctor", "--remotes", str(repository)]) == 2
+    assert "has no DVC remote; run: dvc remote add" in lines(capsys)["remotes"]
+    (tmp_path / "store").mkdir()
+    config = "\n".join(
+        f"['remote \"{n}\"']\n    url = {tmp_path / p}" for n, p in (("good", "store"), ("bad", "no/such/x"))
+    )
+    (repository / ".dvc" / "config").write_text(config + "\n")
+    assert cli.main(["doctor", "--remotes", str(repository)]) == 2
+    told = lines(capsys)
+    assert told["remote good"].startswith("ok ") and told["remote bad"].startswith("BAD ")
