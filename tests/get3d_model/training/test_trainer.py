@@ -198,7 +198,7 @@ def test_bad_data_stops_before_any_step(
 ) -> None:
     params = write_params(tmp_path / "params.yaml", tiny_config(2))
     empty = write_shard_dataset(tmp_path / "empty", make_shapes(), splits={"train": [], "val": ["cube"]})
-    views = {name: make_views(name, resolution=32) for name in make_shapes()}
+    views = {name: make_views(name, resolution=24) for name in make_shapes()}  # no multiple of 16
     large = write_shard_dataset(tmp_path / "large", views)
     unfinished = tmp_path / "unfinished"
     (unfinished / "shards").mkdir(parents=True)
