@@ -161,6 +161,8 @@ class TritonServer:
         if code is not None:
             raise ServerError(f"the Triton server has stopped ({_exit_text(code)}){self._log_tail()}")
         if dead & self._dead_model_processes():
+            # Triton would wait for it as long as it may.
+            self.drain_timeout_s = min(self.drain_timeout_s, DRAIN_TIMEOUT_S)
             raise ServerError(f"a model process of the Triton server has died; restart it{self._log_tail()}")
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -158,11 +159,11 @@ def test_the_light_image_has_no_torch() -> None:
     assert not names & {"torch", "numba", "xatlas", "nvidia-pytriton", "onnxruntime", "torchmetrics"}
 
 
-# Makes every distribution that an image does not hold impossible to import, then imports what runs in it.
+# Makes every distribution that an image does not hold impossible to import, then imports what runs in it, and runs a program.
 INSIDE = """
 import importlib, importlib.metadata as metadata, json, re, sys
 from packaging.requirements import Requirement
-wanted, entries = json.loads(sys.argv[1])
+wanted, entries, program = json.loads(sys.argv[1])
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 held, waiting = set(), [Requirement(text) for text in wanted]
 while waiting:
@@ -192,6 +193,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 for entry in entries:
     importlib.import_module(entry)
+exec(program)
 print(json.dumps(sorted(absent & {"torch", "pytest", "pytriton", "numba"})))
 """
 ENTRIES = {
@@ -213,14 +215,21 @@ ENTRIES = {
 }  # fmt: skip
 
 
+def run_inside(
+    image: str, modules: list[str], program: str = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Imports modules and runs a program with no other distributions than an image's."""
+    return subprocess.run(
+        [sys.executable, "-c", INSIDE, json.dumps([sorted(requirements(image)), modules, program])],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "image", ["pipeline", *(pytest.param(name, marks=pytest.mark.e2e) for name in ("serving", "trainer"))]
 )
 def test_what_runs_in_an_image_needs_nothing_else(image: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INSIDE, json.dumps([sorted(requirements(image)), ENTRIES[image]])],
-        capture_output=True, text=True, cwd=ROOT, timeout=120,
-    )  # fmt: skip
+    done = run_inside(image, ENTRIES[image])
     assert done.returncode == 0, done.stderr[-2000:]
     absent = set(json.loads(done.stdout))
     expected = {"pipeline": {"torch", "numba", "pytest", "pytriton"}, "trainer": {"pytest", "pytriton"}}
