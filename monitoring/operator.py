@@ -19,6 +19,7 @@ RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
 DASHBOARDS = ROOT / "monitoring" / "grafana" / "dashboards"
 COMPONENT = ROOT / "k8s" / "components" / "monitoring"
 LABELS = {"app.kubernetes.io/part-of": "get3d"}
+NAMESPACE = "get3d"
 TRAINING_PODS = {"torchx.pytorch.org/role-name": "trainer"}
 TRAINING_PORT = 9464
 """GET3D_METRICS_PORT in the `env` of the cluster profile says so to the trainer."""
@@ -128,6 +129,10 @@ def files() -> dict[str, str]:
         "network.yaml": [network_policy()],
         "dashboards.yaml": [dashboards()],
     }
+    for contents in documents.values():
+        for document in contents:
+            # That of k8s/base: overlays set none, so that a queue, which has none, keeps none.
+            document["metadata"]["namespace"] = NAMESPACE
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",

@@ -20,9 +20,9 @@ CRDS = ROOT.parent / "shared" / "crds"
 OVERLAYS = ("local", "gpu")
 # What a user's own overlay would add, by name: the overlay beneath, and its components.
 VARIANTS = {
-    "gpu-kserve": ("gpu", ("kserve", "secrets-external")),
+    "gpu-kserve": ("gpu", ("kserve", "secrets-external", "monitoring")),
     "gpu-standalone": ("gpu", ("autoscale-keda", "kubeflow-standalone")),
-    "local-secrets": ("local", ("secrets-plain", "kubeflow-standalone")),
+    "local-secrets": ("local", ("secrets-plain", "monitoring", "kubeflow-standalone")),
 }
 NAMESPACES = {"local": "kubeflow", "gpu": "get3d", "gpu-standalone": "kubeflow"}
 CLUSTER_WIDE = ("Namespace", "PriorityClass", "Queue")
