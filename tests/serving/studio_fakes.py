@@ -14,11 +14,13 @@ PSI = 0.65
 
 
 class FakeClient:
-    """requests: as they came. failure: raised instead of answering. gate: waited for before an answer."""
+    """class_name: of a model with classes. requests: as they came. failure: raised instead of answering. gate: waited
+    for before an answer."""
 
     url = "triton.example:8001"
 
-    def __init__(self) -> None:
+    def __init__(self, class_name: str | None = None) -> None:
+        self.class_name = class_name
         self.requests: list[SampleRequest] = []
         self.failure: Exception | None = None
         self.gate = threading.Event()
@@ -35,6 +37,7 @@ class FakeClient:
             SampleMetadata(
                 request.seed, request.truncation_psi or PSI, request.texture_resolution or 64, "glb", 8, 8, False,
                 len(glb), "get3d", "12", 480.0, "ab", 1, {"networks": 3.0, "extraction": 1.5, "total": 5.0}, False,
+                class_name=request.class_name or self.class_name,
             ),
         )  # fmt: skip
 

@@ -93,6 +93,7 @@ def test_clicked_through(browser: Any, tmp_path: Path) -> None:
         assert len(trimesh.load(tmp_path / "mesh.glb", force="mesh").faces) == 8
 
         look_around(page)
+        assert find(page, "class").is_hidden()
 
         client.failure = ServiceError("triton.example:8001 is not reachable\n(details)", "UNAVAILABLE")
         find(page, "random").click()
@@ -153,10 +154,11 @@ def test_only_the_newest_wish_waits(browser: Any) -> None:
         assert len(client.requests) <= 4
 
 
-def test_small_and_dark(browser: Any) -> None:
+def test_small_and_dark_with_classes(browser: Any) -> None:
     viewport = {"width": 360, "height": 740}
+    client = FakeClient(class_name="bus")
     with (
-        studio(FakeClient()) as server,
+        studio(client) as server,
         opened(browser, server.url, viewport=viewport, color_scheme="dark") as page,
     ):
         page.wait_for_selector("[data-g3=facts][data-triangles]")
@@ -164,3 +166,9 @@ def test_small_and_dark(browser: Any) -> None:
         background = page.evaluate("() => getComputedStyle(document.querySelector('main')).backgroundColor")
         assert max(int(part) for part in background[4:-1].split(",")) < 60
         assert covered(canvas_pixels(page)) > 0.05
+        assert "Class\nbus" in find(page, "facts").inner_text()
+        find(page, "class").fill(" van ")
+        find(page, "class").press("Enter")
+        wait_for(
+            lambda: client.requests[-1] == SampleRequest(0, class_name="van", file_format="glb"), "class"
+        )

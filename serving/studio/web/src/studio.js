@@ -27,6 +27,10 @@ export function mountStudio(root) {
   const psi = slider("Truncation", "psi", { min: 0, max: 1, step: 0.01, value: 0.7 }, (value) => value.toFixed(2));
   const texture = choice("Texture size", "texture-size", [["", "as served"], ...TEXTURES.map((n) => [n, `${n} × ${n}`])]);
   const triangles = choice("Triangles", "triangles", [["", "all"], ...TRIANGLES.map((n) => [n, `${number.format(n)} at most`])]);
+  // Only of models that have classes; the first answer says.
+  const kind = make("input", { type: "text", "data-g3": "class", placeholder: "the seed's own", maxlength: 128, spellcheck: "false" });
+  const kinds = make("label", { class: "g3-choice", hidden: true }, make("span", {}, "Class"), kind);
+  kind.addEventListener("change", () => soon());
   const random = button("Random", "random", "g3-button g3-primary", () => {
     for (const one of blend.checked ? [first, second] : [first]) one.randomize();
     soon();
@@ -46,6 +50,7 @@ export function mountStudio(root) {
       psi.element,
       make("label", { class: "g3-check" }, blend, "Blend with a second sample"),
       mixed,
+      kinds,
       make("div", { class: "g3-pair" }, texture.element, triangles.element),
       make("div", { class: "g3-actions" }, random, save),
       facts,
@@ -77,6 +82,7 @@ export function mountStudio(root) {
     if (state.psiChosen) wish.truncation_psi = psi.value();
     if (texture.value()) wish.texture_resolution = Number(texture.value());
     if (triangles.value()) wish.target_triangles = Number(triangles.value());
+    if (kind.value.trim()) wish.class_name = kind.value.trim();
     return wish;
   }
 
@@ -127,7 +133,10 @@ export function mountStudio(root) {
       ["Texture", `${metadata.texture_resolution} × ${metadata.texture_resolution}`],
       ["File", `${number.format(Math.round(bytes / 1024))} KiB`],
     ];
-    if (metadata.class_name) rows.push(["Class", metadata.class_name]);
+    if (metadata.class_name) {
+      rows.push(["Class", metadata.class_name]);
+      kinds.hidden = false;
+    }
     if (metadata.empty) rows.push(["Surface", "none; a stand-in is shown"]);
     facts.replaceChildren(...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
     facts.dataset.triangles = shown?.triangles ?? "";
