@@ -26,6 +26,9 @@ TIMEOUT = (_CONNECT_S, 60.0)
 _SILENCE_S = 120.0
 _POLL_S = 1.0
 _SHM_VOLUME = "dshm"
+# The image is read-only: what compiles or caches at run time does so here.
+_WRITABLE = {"HOME": "/tmp/home", "NUMBA_CACHE_DIR": "/tmp/numba"}
+_TMP_SIZE = "8Gi"
 
 
 def api_client() -> client.ApiClient:
@@ -57,7 +60,15 @@ def shape_pod(pod: dict[str, Any], profile: ClusterProfile) -> dict[str, Any]:
         resources[profile.gpu.resource] = str(profile.gpu.count)
     container["resources"] = {"requests": dict(resources), "limits": resources}
     container["imagePullPolicy"] = profile.image_pull_policy
-    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    given = {item["name"] for item in container["env"]}
+    container["env"] += [
+        {"name": name, "value": value} for name, value in _WRITABLE.items() if name not in given
+    ]
     container["env"] += [
         {"name": item.env, "valueFrom": {"secretKeyRef": {"name": item.secret, "key": item.key}}}
         for item in profile.secret_env
@@ -65,8 +76,13 @@ def shape_pod(pod: dict[str, Any], profile: ClusterProfile) -> dict[str, Any]:
     volumes = [
         {"name": _SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm_size}},
         {"name": "scratch", "emptyDir": {"sizeLimit": profile.scratch_size}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": _TMP_SIZE}},
     ]
-    mounts = [{"name": _SHM_VOLUME, "mountPath": "/dev/shm"}, {"name": "scratch", "mountPath": SCRATCH}]
+    mounts = [
+        {"name": _SHM_VOLUME, "mountPath": "/dev/shm"},
+        {"name": "scratch", "mountPath": SCRATCH},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
     claims = list(dict.fromkeys(mount.claim for mount in profile.pvcs))
     volumes += [
         {"name": f"pvc-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(claims)
