@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from monitoring.logs import plain
+
 COLOUR = re.compile(r"\x1b\[\d+m")
 _STARTED = re.compile(r"Executing task '([^']+)'")
 _FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
@@ -97,7 +99,7 @@ class Tee:
                 return len(text)  # a record of many lines: the outputs, which kfp repeats
             *lines, rest = ("".join(partial) + text).split("\n")
             partial[:] = [rest]
-            for line in lines:
+            for line in map(plain, lines):
                 if chatter.wanted(line):
                     self._terminal.write(line + "\n")
         return len(text)

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from get3d_model.errors import InputError
+from monitoring.logs import structured
 from serving.access import OPEN, ServerAccess, access_from, add_access_arguments
 from serving.codec import MODEL_NAME
 from serving.repository import check_repository, list_served, versions
@@ -327,6 +328,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until Ctrl-C or SIGTERM. Raises InputError; exits with 1 if the server dies."""
+    with structured("serve"):
+        _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> None:
     if args.drain_timeout < 0:
         raise InputError(f"--drain-timeout must be 0 or more, not {args.drain_timeout:g}")
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port)

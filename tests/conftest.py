@@ -8,6 +8,8 @@ from pathlib import Path
 # Before torch is imported. The tests' models are so small that threads which wait for each other, most of all
 # beside another load, take many times what the work takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test has a terminal; those of the records themselves (tests/monitoring/test_logs.py) choose another.
+os.environ.setdefault("GET3D_LOG_FORMAT", "text")
 
 import pytest
 

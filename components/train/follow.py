@@ -15,6 +15,7 @@ from typing import Protocol
 
 from components.train.rank import ERROR_PREFIX
 from get3d_model.errors import InputError
+from monitoring.logs import plain
 
 TAIL_LINES = 20
 """Lines of the failing rank that are shown again at the end."""
@@ -127,7 +128,8 @@ class LogBook:
         self._errors: dict[tuple[int, int | None], str] = {}
 
     def add(self, node: int, line: str) -> None:
-        """line: without its line end."""
+        """line: without its line end. Of a record (`monitoring.logs`) people see the message."""
+        line = plain(line)
         with self._lock:
             match = _RANK_LINE.fullmatch(line)
             if match is None or node in self._reports:

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.training.distributed import world_from_environment
     from get3d_model.training.sink import JsonLinesSink, MetricSink
     from get3d_model.training.trainer import Trainer
+    from monitoring.logs import structured
     from monitoring.tensorboard_sink import TensorBoardSink
 
     if args.cache_gb < 0:
@@ -79,10 +80,12 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config)
     world = world_from_environment(config.training.rank_timeout_s)
     with contextlib.ExitStack() as stack:
+        log = stack.enter_context(structured("train"))
         stack.callback(world.close)
         start = args.init_from or config.training.init_from
         data = stack.enter_context(_opened(args))
         trainer = Trainer(config, data, args.out, world, None if start is None else Path(start))
+        log.step = lambda: trainer.step
         if world.is_main:
             print(trainer.summary.describe(), flush=True)
         resumed = trainer.resume(args.restart_on_change)
