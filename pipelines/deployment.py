@@ -34,22 +34,18 @@ class Finding:
 
 def server(connection: Connection) -> Iterator[Finding]:
     """Of one Triton server: does it answer, does its model work, and what does it serve."""
-    import tritonclient.grpc as triton
-    from tritonclient.utils import InferenceServerException
-
     from serving.client import Get3DClient, ServiceError
     from serving.codec import SampleRequest
+    from serving.status import served_versions, triton_version
 
     url = connection.url
+    try:
+        yield Finding("server", True, f"{url}: Triton {triton_version(connection, TIMEOUT_S)}")
+    except InputError as error:
+        hint = "start it: get3d serve, or see docs/runbook.md#get3dservingdown"
+        yield Finding("server", False, f"{_line(error)}; {hint}")
+        return
     with Get3DClient(connection, timeout_s=TIMEOUT_S) as client:
-        try:
-            stub = triton.InferenceServerClient(**connection.client_options())
-            told = stub.get_server_metadata(headers=connection.headers, client_timeout=TIMEOUT_S)
-        except InferenceServerException as error:
-            hint = "start it: get3d serve, or see docs/runbook.md#get3dservingdown"
-            yield Finding("server", False, f"{url} does not answer ({_line(error)}); {hint}")
-            return
-        yield Finding("server", True, f"{url}: Triton {told.version}")
         ready = client.is_ready(TIMEOUT_S)
         yield Finding(
             "model ready",
@@ -58,11 +54,8 @@ def server(connection: Connection) -> Iterator[Finding]:
         )
         if not ready:
             return
-        served = sorted(
-            stub.get_model_metadata("get3d", headers=connection.headers, client_timeout=TIMEOUT_S).versions,
-            key=int,
-        )
-        yield Finding("versions", bool(served), ", ".join(served) + " (the last one answers by default)")
+        served = ", ".join(map(str, served_versions(connection, TIMEOUT_S)))
+        yield Finding("versions", bool(served), f"{served} (the last one answers by default)")
         try:
             # Other than the probe's, so that a cached or canned answer would be seen.
             sample = client.sample(SampleRequest(1, texture_resolution=64, file_format="ply"))

@@ -6,6 +6,7 @@ With --url, --metrics, --prometheus, --folder or --remotes it looks at a deploym
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -48,8 +49,6 @@ class Check:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from serving.connection import add_connection_arguments
-
     parser.add_argument(
         "--url", action="append", default=[], help="HOST:PORT of a server's gRPC; may be repeated"
     )
@@ -67,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remotes", type=Path, metavar="REPOSITORY", help="repository whose DVC remotes must answer"
     )
-    add_connection_arguments(parser, url=False)
+    # Where the client of the server is missing, the report must say so.
+    with contextlib.suppress(ImportError):
+        from serving.connection import add_connection_arguments
+
+        add_connection_arguments(parser, url=False)
 
 
 def deployment_checks(args: argparse.Namespace) -> Iterator[Check]:
