@@ -38,7 +38,7 @@ def namespace_of(name: str) -> str:
 @functools.cache
 def rendered_text(name: str) -> str:
     if name in OVERLAYS:
-        return _kustomize(K8S / "overlays" / name)
+        return kustomize(K8S / "overlays" / name)
     overlay, components = VARIANTS[name]
     with tempfile.TemporaryDirectory() as temporary:
         # Files that only a user has belong to one of the components: all of them are copied.
@@ -54,10 +54,10 @@ def rendered_text(name: str) -> str:
             "components": [f"../../components/{component}" for component in components],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
-        return _kustomize(folder)
+        return kustomize(folder)
 
 
-def _kustomize(folder: Path) -> str:
+def kustomize(folder: Path) -> str:
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)],
         capture_output=True,

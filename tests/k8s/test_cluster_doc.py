@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.deploy.step import ALL_ADDRESSES
 from components.sample import main as sample
 from pipelines import command
 from serving import probe
-from tests.k8s.rendering import ROOT, needs_kubectl, rendered
+from tests.k8s.rendering import K8S, ROOT, kustomize, needs_kubectl, rendered
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 # Indented blocks and what stands in backticks.
@@ -58,6 +61,31 @@ def test_names_exist() -> None:
         m for m in rendered("local") if m["kind"] == "Service" and m["metadata"]["name"] == address
     )
     assert service["spec"]["publishNotReadyAddresses"] and ALL_ADDRESSES == "dns:///"
+
+
+@needs_kubectl
+def test_an_overlay_of_your_own_renders(tmp_path: Path) -> None:
+    """The page's, with KServe's lines and the component that stands last."""
+    block = re.search(r"^ +# kustomization.yaml\n(.*?)\n\n", PAGE, re.S | re.M)[1]
+    kserve = re.search(r"^( +- target: {kind: InferenceService}\n.*?)\n\n", PAGE, re.S | re.M)[1]
+    text = textwrap.dedent(block).replace(
+        "# - get3d/k8s/components/kubeflow-standalone      last",
+        "- get3d/k8s/components/kubeflow-standalone # last",
+    )
+    own = yaml.safe_load(text)
+    own["patches"] += yaml.safe_load(textwrap.dedent(kserve))
+    own["components"].insert(0, "get3d/k8s/components/kserve")
+    own["components"].remove("get3d/k8s/components/autoscale-keda")
+    shutil.copytree(K8S, tmp_path / "get3d" / "k8s")
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    made = list(yaml.safe_load_all(kustomize(tmp_path)))
+    (service,) = [m for m in made if m["kind"] == "InferenceService"]
+    (container,) = service["spec"]["predictor"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["image"].startswith("your.registry/get3d/serving:")
+    claims = [m["spec"]["storageClassName"] for m in made if m["kind"] == "PersistentVolumeClaim"]
+    assert claims == ["your-shared-storage"] * 2
+    assert {m["metadata"].get("namespace", "kubeflow") for m in made} == {"kubeflow"}
 
 
 def test_the_readme_leads_here() -> None:
