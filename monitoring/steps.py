@@ -88,11 +88,11 @@ def report_gate(promoted: bool) -> None:
 def _step(name: str, seconds: float, outcome: str) -> object:
     from monitoring.sinks import MetricSet
 
-    prefix = "get3d_pipeline_step"
-    metrics = MetricSet([f"{prefix}_duration_seconds", f"{prefix}_timestamp_seconds", f"{prefix}_outcome"])
-    metrics.set(f"{prefix}_duration_seconds", seconds, step=name)
-    metrics.set(f"{prefix}_timestamp_seconds", time.time(), step=name)
-    metrics.choose(f"{prefix}_outcome", "outcome", outcome, OUTCOMES, step=name)
+    prefix = "get3d_pipeline_step_"
+    metrics = MetricSet([f"{prefix}duration_seconds", f"{prefix}timestamp_seconds", f"{prefix}outcome"])
+    metrics.set(f"{prefix}duration_seconds", seconds, step=name)
+    metrics.set(f"{prefix}timestamp_seconds", time.time(), step=name)
+    metrics.choose(f"{prefix}outcome", "outcome", outcome, OUTCOMES, step=name)
     return metrics.registry
 
 
