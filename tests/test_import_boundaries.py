@@ -225,7 +225,9 @@ def test_every_module_can_be_imported_first_and_torch_is_not_loaded_in_vain() ->
     slow = ("torch", "numba", "scipy.ndimage", "scipy.sparse.csgraph", "trimesh.visual", "PIL.Image", "tqdm")
     loaded = try_imports(ROOT, rest, ("torchvision", "kfp", "nvdiffrast"), slow)
     with_kfp = ("pipelines.placement", "pipelines.training_pipeline", "pipelines.compile", "pipelines.submit")
-    assert {name: what for name, what in loaded.items() if what and (name not in with_kfp or what != ["kfp"])} == {}
+    assert {
+        name: what for name, what in loaded.items() if what and (name not in with_kfp or what != ["kfp"])
+    } == {}
 
 
 @pytest.fixture

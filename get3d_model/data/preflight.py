@@ -100,7 +100,9 @@ def preflight(
         )
     warnings = _check_splits(source, list(splits))
     if source.resolution != resolution:
-        warnings.append(f"images of {source.resolution} pixels are shrunk to {resolution} while they are read")
+        warnings.append(
+            f"images of {source.resolution} pixels are shrunk to {resolution} while they are read"
+        )
     _check_cameras(source)
     for part in source.sources if isinstance(source, MixtureSource) else [source]:
         if cameras is not None:

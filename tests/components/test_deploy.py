@@ -61,6 +61,7 @@ def test_good_and_bad_ones_under_load(
         assert set(load.answers) == {str(first), str(first + 1)} and sum(load.answers.values()) > 20
 
 
+@pytest.mark.e2e
 def test_back_and_forth(
     deploy: Deploys, servers: list[TritonServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_one_at_a_time(deploy: Deploys, capsys: pytest.CaptureFixture[str]) -> N
     assert deploy("--repository", export) == 0
 
 
+@pytest.mark.e2e
 def test_a_replica_that_fails_after_the_switch(
     deploy: Deploys, servers: list[TritonServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -386,7 +386,15 @@ def _pieces(out: Path) -> int:
 
 def _stop_after_the_next_piece(meshes: Path, out: Path, signum: int) -> None:
     command = [sys.executable, "-c", SCRIPT, str(meshes), str(out)]
-    run = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore it, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     before = _pieces(out)
     while _pieces(out) == before:
         assert run.poll() is None, run.stderr.read()

@@ -252,7 +252,7 @@ print("PEAK", max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_many_meshes_one_in_twenty_damaged_killed_in_the_middle(tmp_path):
     meshes, out = tmp_path / "meshes", tmp_path / "out"
     for number in range(GOOD):

@@ -21,6 +21,7 @@ def mark() -> Iterator[str]:
         yield name
 
 
+@pytest.mark.e2e
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_data: Path, tmp_path: Path, mark: str) -> None:
     """Preemption: the launcher is told to end, all ranks save the step they are in, and nothing is left."""
     out = tmp_path / "out"

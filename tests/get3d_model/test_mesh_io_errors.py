@@ -80,11 +80,15 @@ GLB_CASES = {
     "url": (edited(lambda d: external(d, "http://example.org/a.png")), "not inside the mesh's own folder"),
     "bad data uri": (edited(lambda d: external(d, "data:image/png;base64,AAAA")), "cannot be decoded"),
     "half a picture": (edited(lose_pixels), "cannot be decoded"),
-    "meshopt": (edited(lambda d: d.update(extensionsUsed=["EXT_meshopt_compression"])), "meshopt compression"),
+    "meshopt": (
+        edited(lambda d: d.update(extensionsUsed=["EXT_meshopt_compression"])),
+        "meshopt compression",
+    ),
     "draco": (edited(compress_by_name), "Draco data cannot be decoded"),
     "sparse": (edited(lambda d: d["accessors"][0].update(sparse={})), "sparse"),
     "integer uvs": (
-        edited(lambda d: d["accessors"][2].update(componentType=5123, count=10**6)), "structure is damaged"
+        edited(lambda d: d["accessors"][2].update(componentType=5123, count=10**6)),
+        "structure is damaged",
     ),
     "second uvs": (edited(lambda d: base_texture(d).update(texCoord=1)), "UV set 1, which is not there"),
     "no such texture": (edited(lambda d: base_texture(d).update(index=5)), "structure is damaged"),

@@ -96,6 +96,7 @@ def test_people_see_the_message() -> None:
         assert logs.plain(line) == line
 
 
+@pytest.mark.e2e
 def test_a_real_training_away_from_a_terminal(tiny_data: Path, tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.yaml", tiny_config(2))
     command = train_command(params, tiny_data, tmp_path / "out")

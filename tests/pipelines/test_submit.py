@@ -77,6 +77,7 @@ def test_a_run_is_submitted_and_followed(profile: Path, capsys: pytest.CaptureFi
     ]
 
 
+@pytest.mark.e2e
 def test_equal_pipelines_are_one_version_and_others_are_added(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

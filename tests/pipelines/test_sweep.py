@@ -31,7 +31,7 @@ def run(command: list[str], folder: Path, root: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_gamma_is_swept_by_dvc_experiments(tiny_data: Path, tmp_path: Path, repository_root: Path) -> None:
     clone = tmp_path / "clone"
     clone.mkdir()

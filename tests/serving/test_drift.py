@@ -115,6 +115,7 @@ def test_samples_of_a_model_are_counted_as_they_were_recorded(checkpoint: Path) 
     assert counter.wants(SampleRequest(3, 0.7)), "long ago"
 
 
+@pytest.mark.e2e
 def test_the_real_server_counts_what_it_samples(checkpoint: Path, tmp_path: Path) -> None:
     """Through Triton's own metrics endpoint: reference shares, and every mesh in one bin of each statistic."""
     export(checkpoint, tmp_path, onnx=False, drift_samples=20)
