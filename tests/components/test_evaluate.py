@@ -96,6 +96,7 @@ def no_constant(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
 
 
+@pytest.mark.e2e
 def test_files(checkpoint: Path, tiny_data: Path, meshes: Path, tmp_path: Path, capsys) -> None:
     data = config_to_dict(tiny_config(1))
     data["evaluation"]["thresholds"] = [

@@ -239,6 +239,7 @@ for command in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.e2e
 def test_the_whole_way_in_another_process(tiny_data: Path, tmp_path: Path) -> None:
     """export -> import with the grid -> generate -> train on from it -> keep as one small file -> train on."""
     params = write_params(tmp_path / "params.yaml", plain_config(1))

@@ -416,6 +416,7 @@ def _stop_after_the_next_piece(meshes: Path, out: Path, signum: int) -> None:
     assert [path.name for path in out.iterdir()] == [".partial"]
 
 
+@pytest.mark.e2e
 def test_a_stopped_run_continues(tmp_path, in_process):
     # Many: the run must still be under way when it is stopped.
     for number in range(24):

@@ -74,6 +74,7 @@ def _run_killed_before(call: int, job) -> bool:
     return False
 
 
+@pytest.mark.e2e
 def test_killed_at_every_moment_it_continues_to_the_same_bytes(tmp_path, in_process):
     meshes = tmp_path / "meshes"
     for number in range(2):

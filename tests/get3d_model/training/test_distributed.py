@@ -61,6 +61,7 @@ def test_two_ranks_train_one_model(tiny_data: Path, tmp_path: Path) -> None:
         assert all(torch.isfinite(tensor).all() for tensor in checkpoint_tensors(folder).values())
 
 
+@pytest.mark.e2e
 def test_a_signal_to_one_rank_stops_both(tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     params = write_params(tmp_path / "params.yaml", tiny_config(10**6, checkpoint_interval_kimg=1e6))
@@ -83,7 +84,7 @@ def test_what_ranks_do_together() -> None:
         assert f"rank {rank} checked" in output
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_a_rank_that_hangs_is_named_and_nobody_waits_for_ever(tiny_data: Path, tmp_path: Path) -> None:
     """Stopped as a whole, threads and all: the worst way to hang."""
     out = tmp_path / "out"
