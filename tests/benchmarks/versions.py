@@ -49,7 +49,8 @@ def noop_seconds(folder: Path) -> dict[str, float]:
     for out in outputs:
         (checkout / out).mkdir(parents=True)
         (checkout / out / "part").write_text(out)
-    (checkout / "outputs/evaluation/gate.json").write_text("{}")
+    for name in ("gate.json", "metrics.json"):
+        (checkout / "outputs/evaluation" / name).write_text("{}")
     assert Path(params["meshes"]["path"]) in map(Path, outputs)
     environment = {
         **os.environ,
