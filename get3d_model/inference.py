@@ -141,7 +141,7 @@ class Sampler:
         self.rasterizer = rasterizer
         self.device = device
         self.atlas = atlas or GridAtlas()
-        self._fields = RecordedFunction(FieldsProgram(generator)) if device.type == "cuda" else None
+        self._fields: RecordedFunction | None = None
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu", atlas: UvAtlas | None = None) -> Sampler:
@@ -189,6 +189,11 @@ class Sampler:
             self.generator.mapping(z_B2Z[:, 1], truncation_psi, class_B),
             class_B,
         )
+
+    def record_networks(self) -> None:
+        """From now on the networks are replayed as CUDA graphs. Needs a CUDA device; not the default, because it
+        has not been run on one yet."""
+        self._fields = RecordedFunction(FieldsProgram(self.generator))
 
     def with_class(self, text: str) -> Sampler:
         """The same sampler for one class, given by name or number; it asks for it wherever none is named.

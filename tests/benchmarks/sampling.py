@@ -167,6 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, help="trained weights instead of an untrained preset")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--recorded", action="store_true", help="networks as CUDA graphs (only with cuda)")
     parser.add_argument("--psi", type=float, default=0.7)
     parser.add_argument("--shapes", type=int, default=9, help="seeds measured, after one to warm up")
     args = parser.parse_args()
@@ -174,6 +175,8 @@ def main() -> None:
     sampler = (
         Sampler.load(args.checkpoint, device) if args.checkpoint else random_sampler(args.preset, device)
     )
+    if args.recorded:
+        sampler.record_networks()
     seeds, psi = range(args.shapes), args.psi
 
     def shapes_of(first: int, count: int = 1) -> Shapes:
