@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 # Prometheus, Alertmanager and Pushgateway of this machine, until Ctrl-C.
 monitor: $(INSTALLED)
