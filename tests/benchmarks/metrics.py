@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,8 @@ class Stages:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds[name] = seconds = time.perf_counter() - start
+        # A run that is cut off still says which stages it came through.
+        print(f"{name}: {seconds:.2f} s", file=sys.stderr, flush=True)
         if work:
             self.rates[name] = work / seconds
             self.core_rates[name] = work / max(1e-9, time.process_time() - start_cpu)
