@@ -116,6 +116,16 @@ def test_packing_numbers_records_and_texels_through() -> None:
         assert packed.sizes_ML3[number, -1, 2] == len(mesh.sizes_L3) - 1
 
 
+class SubpixelRasterizer(CpuRasterizer):
+    """Ours with vertices rounded to 1/16 pixel, as nvdiffrast rounds them: what it decides of samples on edges."""
+
+    def rasterize(self, pos_V4, faces_F3, ranges_B2, resolution):
+        sixteenths_2 = torch.tensor([resolution[1], resolution[0]]) * 8
+        pos_V4 = pos_V4.clone()
+        pos_V4[:, :2] = (pos_V4[:, :2] / pos_V4[:, 3:] * sixteenths_2).round() / sixteenths_2 * pos_V4[:, 3:]
+        return super().rasterize(pos_V4, faces_F3, ranges_B2, resolution)
+
+
 needs_triton = pytest.mark.skipif(
     not CAN_SHADE,
     reason="NOT RUN: the CUDA renderer's pictures need Triton with a GPU, or TRITON_INTERPRET=1",
@@ -138,16 +148,16 @@ def test_pictures_equal_those_of_the_cpu(samples: int, light: str) -> None:
     batch = list(renderer.render_batch([device_mesh(mesh, device) for mesh in MESHES], cameras))
     assert [len(part) for part in batch] == [3, 3, 1]
     found = torch.cat(batch).cpu().numpy().astype(int)
-    reference = MeshRenderer(CpuRasterizer(threads=1), resolution, samples, source)
+    rasterizer = (CpuRasterizer if INTERPRETED else SubpixelRasterizer)(threads=1)
+    reference = MeshRenderer(rasterizer, resolution, samples, source)
     expected = np.concatenate([reference.render(*pair) for pair in zip(MESHES, cameras, strict=True)])
     difference = np.abs(found - expected.astype(int))
-    # nvdiffrast may decide single samples on edges otherwise.
-    assert (
-        difference.mean() < (0.05 if INTERPRETED else 0.1)
-        and (difference.max(axis=-1) > 2).mean() < (0.0 if INTERPRETED else 0.01) + 0.002
-    )
+    print(f"mean difference {difference.mean():.4f}, pixels {(difference.max(axis=-1) > 2).mean():.5f}")
+    assert difference.mean() < 0.05
+    assert (difference.max(axis=-1) > 2).mean() < 0.002
     strips = replace(renderer, max_samples=area // 3).render(MESHES[0], cameras[0])
-    assert np.abs(strips.astype(int) - found[:3]).mean() < (0.05 if INTERPRETED else 0.1)
+    # Strips move the vertices to other sixteenths of a pixel.
+    assert np.abs(strips.astype(int) - found[:3]).mean() < (0.05 if INTERPRETED else 0.2)
 
 
 @pytest.mark.gpu
