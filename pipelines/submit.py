@@ -10,7 +10,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file
+from get3d_model.version import package_version
 from pipelines.compile import compile_pipeline, options_from
 from pipelines.parameters import arguments_from
 
@@ -172,7 +172,7 @@ def _pipeline(client: kfp.Client, name: str, namespace: str | None) -> str:
 
 def _version(client: kfp.Client, package: Path, pipeline_id: str) -> str:
     """The id of the version with this content, which is uploaded where there is none."""
-    name = f"{package_version('get3d-pipeline')}-{sha256_file(package)[:12]}"
+    name = f"{package_version()}-{sha256_file(package)[:12]}"
     with _asked("listing versions"):
         token = ""
         while True:

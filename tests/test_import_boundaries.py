@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
-    "errors", "limits", "files", "settings", "types", "decimation", "camera_settings", "config", "cameras", "ops",
+    "errors", "version", "limits", "files", "settings", "types", "decimation", "camera_settings", "config", "cameras", "ops",
     "isosurface", "losses", "rendering.base", "mesh_topology", "alpha_cut", "texture_atlas", "image_codec",
     "gltf_compression", "gltf", "gltf_surface", "obj_ply", "mesh_io", "image_grid", "rendering", "data", "networks",
     "weights", "bundle", "published_file", "published_model", "generator", "latents", "programs", "recorded", "inference",
@@ -47,7 +47,7 @@ HEAVY = {
 WITHOUT_TORCH = (
     "serving.codec", "serving.connection", "serving.client", "serving.async_client", "serving.probe", "serving.server",
     "serving.access", "serving.replica", "serving.reference", "serving.studio.*", "pipelines.cli",
-    "get3d_model.config", "get3d_model.errors", "get3d_model.files", "components.*.main",
+    "get3d_model.config", "get3d_model.errors", "get3d_model.version", "get3d_model.files", "components.*.main",
     "components.*.interpolate", "components.*.perturb", "components.*.swap", "components.*.requests",
     "components.*.common", "components.*.component",
     "components.cluster_profile", "components.train.launch", "get3d_model.settings",

@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
+from get3d_model.version import package_version
 from serving.codec import MODEL_NAME, SampleRequest
 from serving.drift import DEFAULT_SAMPLES, sample_reference, write_drift
 from serving.reference import write_reference
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from get3d_model.generator import Generator
     from get3d_model.inference import Sampler
 
-DISTRIBUTION = "get3d-pipeline"
 CHECK_SEED = 0
 UNTOLD = Origin()
 CHECK_TEXTURE_RESOLUTION = 128
@@ -114,7 +113,7 @@ def export(
             config=config_to_dict(trained),
             defaults=Defaults(serving.truncation_psi, serving.texture_resolution),
             max_batch_size=serving.max_batch_size,
-            package_version=package_version(DISTRIBUTION),
+            package_version=package_version(),
             files=file_hashes(staged),
             limits=limits,
             origin=_origin(origin, description),

@@ -19,9 +19,10 @@ from PIL import Image
 from components.evaluate.catalogue import CATALOGUE, percent, whole
 from components.report.curves import PANELS, curve_svg
 from components.report.inputs import RunInputs, finite, training_seconds
-from components.report.page_parts import Figure, jpeg_figure, own_version, page_environment, png_figure
+from components.report.page_parts import Figure, jpeg_figure, page_environment, png_figure
 from get3d_model.config import config_to_dict
 from get3d_model.errors import InputError
+from get3d_model.version import package_version
 
 TEMPLATE = "report.html.j2"
 # Wider pictures are scaled down; those that had to be are photographs to a codec, not pixels.
@@ -64,7 +65,7 @@ def report_html(inputs: RunInputs, sheet_HW3: np.ndarray, credits_text: str) -> 
                 ("Checkpoint SHA-256", identity.sha256),
                 ("Python", platform.python_version()),
                 ("torch", torch.__version__),
-                ("get3d-pipeline", own_version()),
+                ("get3d-pipeline", package_version()),
             ],
             config_yaml=yaml.safe_dump(config_to_dict(inputs.config), sort_keys=False),
             credits_text=credits_text,

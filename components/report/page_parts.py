@@ -6,7 +6,6 @@ Shape legend: H W pixels
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +54,3 @@ def jpeg_figure(image: Image.Image, caption: str) -> Figure:
 def data_uri(kind: str, content: bytes) -> str:
     """`content` of MIME type `kind` as an address."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def own_version() -> str:
-    """Of this package, as it is installed."""
-    try:
-        return importlib.metadata.version("get3d-pipeline")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
