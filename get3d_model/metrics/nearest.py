@@ -45,7 +45,7 @@ class FusedNearestDistance:
     """Our kernel for CUDA devices with Triton, which keeps no distances."""
 
     def sets_at_once(self, points: int, others: int) -> int:
-        """See `NearestDistance.sets_at_once`: the results are all the memory there is."""
+        """See `NearestDistance.sets_at_once`: the results and a copy of the points are all the memory there is."""
         return max(1, (1 << 25) // max(1, points + others))
 
     def __call__(self, reference_P3: Tensor, points_SQ3: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,5 +53,4 @@ class FusedNearestDistance:
         # Triton is installed beside CUDA builds of torch only.
         from get3d_model.ops.fused.nearest import nearest_squared
 
-        reference_1P3 = reference_P3[None]
-        return nearest_squared(reference_1P3, points_SQ3), nearest_squared(points_SQ3, reference_1P3)
+        return nearest_squared(reference_P3[None], points_SQ3)

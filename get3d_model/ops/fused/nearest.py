@@ -1,10 +1,16 @@
-"""Squared distances from every point of many sets to the nearest point of others, without a matrix of distances.
+"""Squared distances between the points of many pairs of sets and their nearest neighbours, both ways, without a matrix
+of distances.
 
-A program keeps 128 points in registers and streams the other set past them, 64 points at a time. Both directions are
-two launches: 7 instructions per distance each, 2 x 4.2 million distances for a pair of sets of 2048, about 2 us of an
+A program is one warp. It keeps 256 points of one set in registers, 8 per lane, and streams the other set past them, 8
+points at a time: each distance is computed once and used for both directions. The minimum over the streamed points
+stays within a lane; the one over the kept points goes over the lanes by shuffles and over the programs by an atomic
+minimum (squares are not negative, so their bits sort as integers).
+
+Roofline, a pair of sets of 2048: 4.2 million distances of 9.6 instructions (6 of arithmetic, 2 minima, the rest
+shuffles and loads; counted in the machine code for compute capability 9.0, 127 registers, nothing spilled) are 1.4 us of an
 H200's 3e13 lane instructions per second. Memory is not touched beyond the points and the results.
 
-Shape legend: S sets, P points of a set, Q points that are searched
+Shape legend: S pairs of sets, P points that are kept, Q points that are streamed
 """
 
 from __future__ import annotations
@@ -14,48 +20,64 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_P, BLOCK_Q = 128, 64
+KEPT, STREAMED = 256, 8
+# Sizes that 16 divides let four coordinates be loaded at once.
+_ALIGNED = 16
+# Where padding lies: beyond all points, and the two kinds far from each other. Its square is a float32.
+_FAR = 1.0e18
 
 
 @triton.jit
 def _nearest_kernel(
-    points, others, result, P, Q, points_stride, others_stride, blocks, BP: tl.constexpr, BQ: tl.constexpr
+    points, others, forward, backward, P, Q, points_stride, blocks, BP: tl.constexpr, BQ: tl.constexpr
 ):
-    """One block of points of one set. Strides between sets; 0 where all sets share the points."""
+    """One block of kept points of one pair. Coordinates are S3P and S3Q, P and Q multiples of the blocks.
+    points_stride: between sets; 0 where all pairs share the kept set. backward: int32, filled with a large float's bits."""
     number = tl.program_id(0).to(tl.int64)
-    one_set = number // blocks
+    pair = number // blocks
     p = (number % blocks) * BP + tl.arange(0, BP)
-    inside = p < P
-    at = points + one_set * points_stride + p * 3
-    x = tl.load(at, mask=inside, other=0.0)[:, None]
-    y = tl.load(at + 1, mask=inside, other=0.0)[:, None]
-    z = tl.load(at + 2, mask=inside, other=0.0)[:, None]
-    best = tl.full((BP, BQ), 3.0e38, tl.float32)
-    base = others + one_set * others_stride
+    kept = points + pair * points_stride + p
+    x = tl.load(kept)[None, :]
+    y = tl.load(kept + P)[None, :]
+    z = tl.load(kept + 2 * P)[None, :]
+    best = tl.full((BP,), 3.0e38, tl.float32)
+    q = tl.arange(0, BQ)
+    streamed = others + pair * 3 * Q + q
+    back = backward + pair * Q + q
     for first in range(0, Q, BQ):
-        q = first + tl.arange(0, BQ)
-        there = base + q * 3
-        # What lies beyond the end is far away.
-        dx = x - tl.load(there, mask=q < Q, other=1.0e18)[None, :]
-        dy = y - tl.load(there + 1, mask=q < Q, other=0.0)[None, :]
-        dz = z - tl.load(there + 2, mask=q < Q, other=0.0)[None, :]
-        best = tl.minimum(best, dx * dx + dy * dy + dz * dz)
-    tl.store(result + one_set * P + p, tl.min(best, axis=1), mask=inside)
+        dx = x - tl.load(streamed + first)[:, None]
+        dy = y - tl.load(streamed + (first + Q))[:, None]
+        dz = z - tl.load(streamed + (first + 2 * Q))[:, None]
+        square = dx * dx + dy * dy + dz * dz
+        best = tl.minimum(best, tl.min(square, axis=0))
+        tl.atomic_min(back + first, tl.min(square, axis=1).to(tl.int32, bitcast=True), sem="relaxed")
+    tl.store(forward + pair * P + p, best)
 
 
-def nearest_squared(points_SP3: Tensor, others_SQ3: Tensor) -> Tensor:
-    """From each point to the nearest of the other points of its set; SP float32.
+def nearest_squared(points_SP3: Tensor, others_SQ3: Tensor) -> tuple[Tensor, Tensor]:
+    """(SP, SQ) float32: from each point to the nearest other point of its pair, and from each other point back.
 
-    Either may have one set only (S = 1), which then stands for all.
+    `points` may be one set (S = 1), which then stands in every pair.
     """
-    sets = max(len(points_SP3), len(others_SQ3))
-    points_SP3, others_SQ3 = points_SP3.float().contiguous(), others_SQ3.float().contiguous()
-    count, searched = points_SP3.shape[1], others_SQ3.shape[1]
-    result_SP = torch.empty(sets, count, device=points_SP3.device)
-    blocks = triton.cdiv(count, BLOCK_P)
-    _nearest_kernel[(sets * blocks,)](
-        points_SP3, others_SQ3, result_SP, count, searched,
-        0 if len(points_SP3) == 1 else count * 3, 0 if len(others_SQ3) == 1 else searched * 3, blocks,
-        BP=BLOCK_P, BQ=BLOCK_Q, num_warps=4,
+    pairs, count, searched = len(others_SQ3), points_SP3.shape[1], others_SQ3.shape[1]
+    points_S3P = _coordinates(points_SP3, KEPT, _FAR)
+    others_S3Q = _coordinates(others_SQ3, _ALIGNED, -_FAR)
+    padded, streamed = points_S3P.shape[2], others_S3Q.shape[2]
+    forward_SP = torch.empty(pairs, padded, device=others_SQ3.device)
+    backward_SQ = torch.full((pairs, streamed), 3.0e38, device=others_SQ3.device)
+    blocks = padded // KEPT
+    _nearest_kernel[(pairs * blocks,)](
+        points_S3P, others_S3Q, forward_SP, backward_SQ.view(torch.int32), padded, streamed,
+        0 if len(points_SP3) == 1 else 3 * padded, blocks, BP=KEPT, BQ=STREAMED, num_warps=1,
     )  # fmt: skip
-    return result_SP
+    return forward_SP[:, :count], backward_SQ[:, :searched]
+
+
+def _coordinates(sets_SN3: Tensor, multiple: int, far: float) -> Tensor:
+    """S3N, padded to a multiple of points with `far`."""
+    sets, count = sets_SN3.shape[:2]
+    padded_S3N = torch.full(
+        (sets, 3, triton.cdiv(count, multiple) * multiple), far, device=sets_SN3.device, dtype=torch.float32
+    )
+    padded_S3N[:, :, :count] = sets_SN3.transpose(1, 2)
+    return padded_S3N
