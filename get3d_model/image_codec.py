@@ -24,6 +24,7 @@ ROWS_PER_BAND = 64
 JPEG_QUALITY = 95
 UP_FILTER = 2
 MAX_WINDOW, MAX_MEMORY = 15, 9
+ADLER_PRIME = 65521
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -58,23 +59,38 @@ def encode_png(picture_HW3: np.ndarray) -> bytes:
     """
     height, width, _ = picture_HW3.shape
     rows_HW = np.ascontiguousarray(picture_HW3, np.uint8).reshape(height, -1)
-    filtered_HW = np.empty((height, 1 + rows_HW.shape[1]), np.uint8)
-    filtered_HW[:, 0] = UP_FILTER
-    filtered_HW[0, 1:] = rows_HW[0]
-    np.subtract(rows_HW[1:], rows_HW[:-1], out=filtered_HW[1:, 1:])
 
-    def deflate(first: int) -> bytes:
+    def deflate(first: int) -> tuple[bytes, int, int]:
+        """(compressed rows of a band, their checksum, their bytes)."""
+        band_HW = rows_HW[first : first + ROWS_PER_BAND]
+        filtered_HW = np.empty((len(band_HW), 1 + rows_HW.shape[1]), np.uint8)
+        filtered_HW[:, 0] = UP_FILTER
+        np.subtract(band_HW[0], rows_HW[first - 1] if first else 0, out=filtered_HW[0, 1:])
+        np.subtract(band_HW[1:], band_HW[:-1], out=filtered_HW[1:, 1:])
         compressor = zlib.compressobj(1, zlib.DEFLATED, -MAX_WINDOW, MAX_MEMORY)
-        content = compressor.compress(filtered_HW[first : first + ROWS_PER_BAND])
+        content = compressor.compress(filtered_HW)
         last = first + ROWS_PER_BAND >= height
-        return content + compressor.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+        content += compressor.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+        return content, zlib.adler32(filtered_HW), filtered_HW.size
 
     firsts = range(0, height, ROWS_PER_BAND)
     bands = list(map(deflate, firsts) if len(firsts) == 1 else _get_pool().map(deflate, firsts))
+    checksum = 1
+    for _, of_band, size in bands:
+        checksum = _joined_adler32(checksum, of_band, size)
     # The zlib header for a window of 32 KiB at the fastest level, the bands, the checksum of what they hold.
-    stream = b"\x78\x01" + b"".join(bands) + struct.pack(">I", zlib.adler32(filtered_HW))
+    stream = b"".join([b"\x78\x01", *(content for content, _, _ in bands), struct.pack(">I", checksum)])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header), *_chunk(b"IDAT", stream), *_chunk(b"IEND", b"")]
+    )
+
+
+def _joined_adler32(first: int, second: int, second_size: int) -> int:
+    """The checksum of two pieces from those of each. Source: RFC 1950, section 8.2: sums of bytes and of sums."""
+    low = (first & 0xFFFF) + (second & 0xFFFF) - 1
+    high = (first >> 16) + (second >> 16) + second_size * ((first & 0xFFFF) - 1)
+    return (high % ADLER_PRIME) << 16 | low % ADLER_PRIME
 
 
 def encode_rgba_png(picture_HW4: np.ndarray) -> bytes:
@@ -90,8 +106,9 @@ def _encode_jpeg(picture_HW3: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def _chunk(kind: bytes, content: bytes) -> tuple[bytes, ...]:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)
 
 
 def _get_pool() -> ThreadPoolExecutor:

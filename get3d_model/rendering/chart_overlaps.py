@@ -3,33 +3,46 @@
 Triangle is tested against triangle, in the cells of a grid over each chart. Coordinates are float32 positions held
 in float64, so that the sign of an area decides without an error margin: what only touches does not overlap.
 
-Shape legend: F faces, E = 3 F half-edges (see cpu/connectivity.py), C charts, P pairs of faces
+Shape legend: F faces, E = 3 F half-edges (see cpu/connectivity.py), C charts, P pairs of faces, U units of work,
+R room for the pairs of a unit
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from get3d_model.rendering.cpu.threads import parallel_for
 from get3d_model.rendering.jit import kernel
 
+# Whole charts, about as many faces in each unit.
+UNITS = 32
 
-def split_overlaps(chart_F: np.ndarray, rings_E: np.ndarray, plane_E2: np.ndarray) -> int:
+
+def split_overlaps(chart_F: np.ndarray, rings_E: np.ndarray, plane_E2: np.ndarray, threads: int = 1) -> int:
     """Renumbers chart_F (in place) so that no chart overlaps itself, each still connected; returns their number.
 
-    plane_E2: corners in their chart's plane; faces of positive area there are counter-clockwise.
+    plane_E2: corners in their chart's plane; faces of positive area there are counter-clockwise. The result does not
+    depend on the number of threads.
     """
-    return _split_kernel(chart_F, rings_E, _overlaps(chart_F, plane_E2))
+    return _split_kernel(chart_F, rings_E, _overlaps(chart_F, plane_E2, threads))
 
 
-def _overlaps(chart_F: np.ndarray, plane_E2: np.ndarray) -> np.ndarray:
+def _overlaps(chart_F: np.ndarray, plane_E2: np.ndarray, threads: int) -> np.ndarray:
     """Pairs of faces of one chart that overlap in its plane, P2."""
-    room = 1024
+    starts_C, order_F, box_F4 = _sort_kernel(chart_F, plane_E2)
+    first_U = np.searchsorted(starts_C, np.arange(UNITS + 1) * len(chart_F) / UNITS)
+    found_U = np.zeros(UNITS, np.int64)
+    room = 128
     while True:
-        pairs_P2 = np.empty((room, 2), np.int32)
-        found = _overlap_kernel(chart_F, plane_E2, pairs_P2)
-        if found <= room:
-            return pairs_P2[:found]
-        room = found
+        pairs_UR2 = np.empty((UNITS, room, 2), np.int32)
+        parallel_for(
+            _overlap_kernel, UNITS, threads, first_U, starts_C, order_F, box_F4, plane_E2, pairs_UR2, found_U
+        )
+        if found_U.max() <= room:
+            return np.concatenate(
+                [pairs_R2[:found] for pairs_R2, found in zip(pairs_UR2, found_U, strict=True)]
+            )
+        room = int(found_U.max())
 
 
 @kernel
@@ -55,13 +68,8 @@ def _separated(plane_E2, first, second):
 
 
 @kernel
-def _overlap_kernel(chart_F, plane_E2, pairs_P2):
-    """Pairs of overlapping faces of one chart, by a uniform grid over each chart; returns their number, which
-    may exceed the room in pairs_P2.
-
-    Two triangles overlap unless one of their six edges separates them. Touching is no overlap, nor are faces
-    whose projection has no area.
-    """
+def _sort_kernel(chart_F, plane_E2):
+    """(where each chart's faces start and where the last ones end, faces chart by chart, their boxes)."""
     faces = len(chart_F)
     charts = chart_F.max() + 1 if faces else 0
     starts_C = np.zeros(charts + 1, np.int64)
@@ -80,62 +88,79 @@ def _overlap_kernel(chart_F, plane_E2, pairs_P2):
         box_F4[face, 1] = min(plane_E2[e, 1], plane_E2[e + 1, 1], plane_E2[e + 2, 1])
         box_F4[face, 2] = max(plane_E2[e, 0], plane_E2[e + 1, 0], plane_E2[e + 2, 0])
         box_F4[face, 3] = max(plane_E2[e, 1], plane_E2[e + 1, 1], plane_E2[e + 2, 1])
-    found = 0
-    for chart in range(charts):
-        members = order_F[starts_C[chart] : starts_C[chart + 1]]
-        if len(members) < 2:
-            continue
-        x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+    return starts_C, order_F, box_F4
+
+
+@kernel
+def _overlap_kernel(first_unit, end_unit, first_U, starts_C, order_F, box_F4, plane_E2, pairs_UR2, found_U):
+    """Pairs of overlapping faces of one chart; found_U is their number, which may exceed the room in pairs_UR2."""
+    for unit in range(first_unit, end_unit):
+        found_U[unit] = 0
+        for chart in range(first_U[unit], min(first_U[unit + 1], len(starts_C) - 1)):
+            members = order_F[starts_C[chart] : starts_C[chart + 1]]
+            found_U[unit] = _chart_overlaps(members, box_F4, plane_E2, pairs_UR2[unit], found_U[unit])
+
+
+@kernel
+def _chart_overlaps(members, box_F4, plane_E2, pairs_R2, found):
+    """Pairs of overlapping faces of a chart, by a uniform grid over it, behind the first `found`; their number then.
+
+    Two triangles overlap unless one of their six edges separates them. Touching is no overlap, nor are faces
+    whose projection has no area.
+    """
+    if len(members) < 2:
+        return found
+    x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+    for face in members:
+        x0, y0 = min(x0, box_F4[face, 0]), min(y0, box_F4[face, 1])
+        x1, y1 = max(x1, box_F4[face, 2]), max(y1, box_F4[face, 3])
+    longest = max(x1 - x0, y1 - y0)
+    if not longest > 0.0:
+        return found
+    # About one cell per face, no more than 4096 along a side.
+    size = max(np.sqrt((x1 - x0) * (y1 - y0) / len(members)), longest / min(4096.0, 2.0 * len(members)))
+    columns, rows = int((x1 - x0) / size) + 1, int((y1 - y0) / size) + 1
+    heads = np.zeros(columns * rows + 1, np.int64)
+    for step in range(2):
+        if step == 1:
+            for cell in range(columns * rows):
+                heads[cell + 1] += heads[cell]
+            listed = np.empty(heads[columns * rows], np.int32)
+            fill = heads[: columns * rows].copy()
         for face in members:
-            x0, y0 = min(x0, box_F4[face, 0]), min(y0, box_F4[face, 1])
-            x1, y1 = max(x1, box_F4[face, 2]), max(y1, box_F4[face, 3])
-        longest = max(x1 - x0, y1 - y0)
-        if not longest > 0.0:
-            continue
-        # About one cell per face, no more than 4096 along a side.
-        size = max(np.sqrt((x1 - x0) * (y1 - y0) / len(members)), longest / min(4096.0, 2.0 * len(members)))
-        columns, rows = int((x1 - x0) / size) + 1, int((y1 - y0) / size) + 1
-        heads = np.zeros(columns * rows + 1, np.int64)
-        for step in range(2):
-            if step == 1:
-                for cell in range(columns * rows):
-                    heads[cell + 1] += heads[cell]
-                listed = np.empty(heads[columns * rows], np.int32)
-                fill = heads[: columns * rows].copy()
-            for face in members:
-                if _side(plane_E2, 3 * face, 3 * face + 1, 3 * face + 2) <= 0.0:
-                    continue
-                for row in range(int((box_F4[face, 1] - y0) / size), int((box_F4[face, 3] - y0) / size) + 1):
-                    for column in range(
-                        int((box_F4[face, 0] - x0) / size), int((box_F4[face, 2] - x0) / size) + 1
+            if _side(plane_E2, 3 * face, 3 * face + 1, 3 * face + 2) <= 0.0:
+                continue
+            for row in range(int((box_F4[face, 1] - y0) / size), int((box_F4[face, 3] - y0) / size) + 1):
+                for column in range(
+                    int((box_F4[face, 0] - x0) / size), int((box_F4[face, 2] - x0) / size) + 1
+                ):
+                    cell = row * columns + column
+                    if step == 0:
+                        heads[cell + 1] += 1
+                    else:
+                        listed[fill[cell]] = face
+                        fill[cell] += 1
+    for row in range(rows):
+        for column in range(columns):
+            cell = row * columns + column
+            for i in range(heads[cell], heads[cell + 1]):
+                f = listed[i]
+                for j in range(i + 1, heads[cell + 1]):
+                    g = listed[j]
+                    left, low = max(box_F4[f, 0], box_F4[g, 0]), max(box_F4[f, 1], box_F4[g, 1])
+                    if (
+                        left >= min(box_F4[f, 2], box_F4[g, 2])
+                        or low >= min(box_F4[f, 3], box_F4[g, 3])
+                        # A pair is tested in one of the cells it shares.
+                        or int((left - x0) / size) != column
+                        or int((low - y0) / size) != row
+                        or _separated(plane_E2, 3 * f, 3 * g)
+                        or _separated(plane_E2, 3 * g, 3 * f)
                     ):
-                        cell = row * columns + column
-                        if step == 0:
-                            heads[cell + 1] += 1
-                        else:
-                            listed[fill[cell]] = face
-                            fill[cell] += 1
-        for row in range(rows):
-            for column in range(columns):
-                cell = row * columns + column
-                for i in range(heads[cell], heads[cell + 1]):
-                    f = listed[i]
-                    for j in range(i + 1, heads[cell + 1]):
-                        g = listed[j]
-                        left, low = max(box_F4[f, 0], box_F4[g, 0]), max(box_F4[f, 1], box_F4[g, 1])
-                        if (
-                            left >= min(box_F4[f, 2], box_F4[g, 2])
-                            or low >= min(box_F4[f, 3], box_F4[g, 3])
-                            # A pair is tested in one of the cells it shares.
-                            or int((left - x0) / size) != column
-                            or int((low - y0) / size) != row
-                            or _separated(plane_E2, 3 * f, 3 * g)
-                            or _separated(plane_E2, 3 * g, 3 * f)
-                        ):
-                            continue
-                        if found < len(pairs_P2):
-                            pairs_P2[found, 0], pairs_P2[found, 1] = f, g
-                        found += 1
+                        continue
+                    if found < len(pairs_R2):
+                        pairs_R2[found, 0], pairs_R2[found, 1] = f, g
+                    found += 1
     return found
 
 

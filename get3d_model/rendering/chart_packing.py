@@ -5,15 +5,18 @@ gaps among the earlier ones included. A row of the bitmap is a few 64-bit words,
 bitmaps of where 1, 2, 4, 8 ... free cells follow one another, so that all columns of a row are tried for a span
 of a chart with two shifts. Scales are tried from large to small until one fits.
 
-Shape legend: C charts, B border edges of charts, M cells of all chart masks, S spans, W words of a bitmap row
+Shape legend: C charts, B border edges of charts, M cells of all chart masks, S spans, W words of a bitmap row,
+T tries
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from get3d_model.rendering.cpu.threads import parallel_for
 from get3d_model.rendering.jit import kernel
 
 # Sides of the bitmap: a cell has 4 texels of a 1024 texture.
@@ -24,6 +27,8 @@ GUTTER = 1.25
 # Scales are tried by the share of the bitmap that the charts would take with their gutters, until one fits: outlines
 # of isosurfaces pack up to 0.80 to 0.87.
 DENSITIES = (0.83, 0.805, 0.78, 0.755, 0.73, 0.70, 0.66, 0.62, 0.58, 0.53, 0.48, 0.40, 0.30, 0.20)
+# On several threads; further tries are seldom needed.
+TRIES_AT_ONCE = 4
 # Steps of the search for the scale of a density, and how near it has to come.
 DENSITY_STEPS, DENSITY_TOLERANCE = 6, 0.01
 FINEST_CELLS = 4096
@@ -45,14 +50,20 @@ class Packing:
 
 
 def pack_charts(
-    border_B4: np.ndarray, chart_B: np.ndarray, size_C2: np.ndarray, area: float, resolution: int
+    border_B4: np.ndarray,
+    chart_B: np.ndarray,
+    size_C2: np.ndarray,
+    area: float,
+    resolution: int,
+    threads: int = 1,
 ) -> Packing:
     """border_B4: float64 (x0, y0, x1, y1) of the charts' border edges, counter-clockwise, from their chart's lower
     left corner, in world units. chart_B: int32, ascending. size_C2: the charts' widths and heights. area: of all
     faces in their planes.
 
     Charts get GUTTER texels of their own on all sides. Where there are too many charts for that, the gutter
-    shrinks until all of them fit. Raises ValueError when that is hopeless (millions of charts).
+    shrinks until all of them fit. Several scales are tried at once on several threads; the result does not depend on
+    their number. Raises ValueError when that is hopeless (millions of charts).
     """
     cells = min(max(resolution // TEXELS_PER_CELL, MIN_CELLS), MAX_CELLS, resolution)
     gutter = GUTTER * cells / resolution
@@ -61,7 +72,7 @@ def pack_charts(
     orders_2C = np.argsort(-keys_2C, axis=1, kind="stable").astype(np.int32)
     start_C = np.searchsorted(chart_B, np.arange(len(size_C2) + 1)).astype(np.int64)
     while cells <= FINEST_CELLS:
-        found = _search(border_B4, start_C, size_C2, orders_2C, area, cells, gutter)
+        found = _search(border_B4, start_C, size_C2, orders_2C, area, cells, gutter, threads)
         if found is not None:
             scale, turn_C, offset_C2 = found
             texels = resolution / cells
@@ -78,16 +89,36 @@ def _search(
     area: float,
     cells: int,
     gutter: float,
+    threads: int,
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """(cells per world unit, turns, offsets in cells) of the largest scale found to fit; None when none does."""
-    for density in DENSITIES:
-        scale = _scale_of(border_B4, start_C, size_C2, area, cells, gutter, density)
-        if scale is None:
-            continue
-        for order_C in orders_2C:
-            turn_C, offset_C2 = np.zeros(len(size_C2), np.int32), np.zeros((len(size_C2), 2))
-            if _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2):
-                return scale, turn_C, offset_C2
+    """(cells per world unit, turns, offsets in cells) of the first density and order to fit; None when none does."""
+    tries = [(density, order_C) for density in DENSITIES for order_C in orders_2C]
+    turn_TC = np.zeros((len(tries), len(size_C2)), np.int32)
+    offset_TC2 = np.zeros((len(tries), len(size_C2), 2))
+    scale_T: list[float | None] = [None] * len(tries)
+    fits_T = np.zeros(len(tries), np.bool_)
+
+    def attempt(first: int, end: int) -> None:
+        for number in range(first, end):
+            density, order_C = tries[number]
+            scale = scale_T[number] = scale_of(density)
+            if scale is not None:
+                _pack_kernel(
+                    border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_TC[number],
+                    offset_TC2[number], number, fits_T,
+                )  # fmt: skip
+
+    @cache
+    def scale_of(density: float) -> float | None:
+        return _scale_of(border_B4, start_C, size_C2, area, cells, gutter, density)
+
+    at_once = max(1, min(threads, TRIES_AT_ONCE))
+    for first in range(0, len(tries), at_once):
+        end = min(first + at_once, len(tries))
+        parallel_for(lambda a, b, first=first: attempt(first + a, first + b), end - first, at_once)
+        if fits_T.any():
+            best = int(fits_T.argmax())
+            return scale_T[best], turn_TC[best], offset_TC2[best]
     return None
 
 
@@ -324,8 +355,14 @@ def _marked_kernel(border_B4, start_C, size_C2, scale, gutter):
 
 
 @kernel
-def _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2):
-    """Packs at one scale (cells per world unit) into turn_C and offset_C2; whether all charts fit."""
+def _pack_kernel(
+    border_B4, start_C, size_C2, order_C, scale, gutter, cells, turn_C, offset_C2, number, fits_T
+):
+    """Packs at one scale (cells per world unit) into turn_C and offset_C2; whether all charts fit.
+
+    number: of this try among those that may run at once; fits_T[number] tells the others that it fits, and it is
+    given up when an earlier one does.
+    """
     charts = len(size_C2)
     shape_C2 = np.empty((charts, 2), np.int64)
     first_C = np.zeros(charts + 1, np.int64)
@@ -354,6 +391,8 @@ def _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, tur
     level_S = np.empty(longest, np.int32)
     spans_4 = np.zeros(4, np.int64)
     for rank in range(charts):
+        if fits_T[:number].any():
+            return False
         chart = order_C[rank]
         first, columns, rows = first_C[chart], shape_C2[chart, 0], shape_C2[chart, 1]
         best_top, best_turn, best_x, best_y = cells + 1, -1, 0, 0
@@ -381,4 +420,5 @@ def _pack_kernel(border_B4, start_C, size_C2, order_C, scale, gutter, cells, tur
         spare_y = rows - scale * size_C2[chart, 1] - 2.0 * gutter
         offset_C2[chart, 0] = best_x + (spare_y if best_turn == 1 else (spare_x if best_turn == 2 else 0.0))
         offset_C2[chart, 1] = best_y + (spare_y if best_turn == 2 else (spare_x if best_turn == 3 else 0.0))
+    fits_T[number] = True
     return True

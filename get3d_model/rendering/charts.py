@@ -5,8 +5,8 @@ flattens it. Directions come from smoothed normals, so that the noise of an isos
 too small to pay for their border join a neighbour that they can be projected with; wide charts are cut along a
 grid, because pieces pack better than wholes; what would still lie on itself is cut as well.
 
-Everything is sequential and free of the GIL: the result depends on the mesh alone, and several meshes can be
-cut on several threads.
+Everything is free of the GIL, so that several meshes can be cut on several threads, and the result depends on the
+mesh alone: all but the search for overlaps is sequential.
 
 Shape legend: V F vertices and faces, E = 3 F half-edges (see cpu/connectivity.py), C charts
 """
@@ -54,7 +54,7 @@ class Charts:
         return len(self.label_C)
 
 
-def cut_charts(mesh: Mesh) -> Charts:
+def cut_charts(mesh: Mesh, threads: int = 1) -> Charts:
     """Charts without flips or overlaps, but for faces without area."""
     vertices_V3 = np.ascontiguousarray(mesh.vertices_V3, np.float32)
     faces_F3 = np.ascontiguousarray(mesh.faces_F3, np.int32)
@@ -71,7 +71,7 @@ def cut_charts(mesh: Mesh) -> Charts:
     _merge_small_kernel(vertices_V3, faces_F3, rings_E, normals_F3, key_F, label_F, chart_F)
     plane_E2 = np.empty((3 * faces, 2))
     _project_kernel(vertices_V3, faces_F3, label_F, plane_E2)
-    count = split_overlaps(chart_F, rings_E, plane_E2)
+    count = split_overlaps(chart_F, rings_E, plane_E2, threads)
     label_C = np.empty(count, np.int32)
     label_C[chart_F] = label_F
     return Charts(chart_F, label_C, plane_E2, rings_E)

@@ -24,7 +24,7 @@ from get3d_model.types import Mesh
 class GridAtlas:
     """The `UvAtlas` for speed. Deterministic; holds no GIL while it computes."""
 
-    def unwrap(self, mesh: Mesh, resolution: int) -> UnwrappedMesh:
+    def unwrap(self, mesh: Mesh, resolution: int, threads: int = 1) -> UnwrappedMesh:
         """See `UvAtlas.unwrap`. Raises ValueError for vertices that are not finite and faces without vertices."""
         if not len(mesh.faces_F3):
             return UnwrappedMesh(Mesh(mesh.vertices_V3[:0], mesh.faces_F3), np.zeros((0, 2), np.float32))
@@ -33,7 +33,7 @@ class GridAtlas:
             raise ValueError("a mesh with vertices that are NaN or infinite cannot be unwrapped")
         if mesh.faces_F3.min() < 0 or mesh.faces_F3.max() >= len(mesh.vertices_V3):
             raise ValueError(f"faces refer to vertices outside of the {len(mesh.vertices_V3)} there are")
-        charts = cut_charts(mesh)
+        charts = cut_charts(mesh, threads)
         faces_F3 = np.ascontiguousarray(mesh.faces_F3, np.int32)
         plane_C4, area = _bounds(charts)
         edges_B = np.empty(len(charts.plane_E2), np.int32)
@@ -45,7 +45,7 @@ class GridAtlas:
         border_B4 = np.concatenate([charts.plane_E2[edges_B], charts.plane_E2[ends_B]], axis=1)
         border_B4 -= np.tile(plane_C4[chart_B, :2], 2)
         size_C2 = plane_C4[:, 2:] - plane_C4[:, :2]
-        packing = pack_charts(border_B4, chart_B, size_C2, area, resolution)
+        packing = pack_charts(border_B4, chart_B, size_C2, area, resolution, threads)
         source_W, uvs_W2 = np.empty(3 * len(faces_F3), np.int32), np.empty((3 * len(faces_F3), 2), np.float32)
         split_F3 = np.empty_like(faces_F3)
         count = _split_vertices_kernel(

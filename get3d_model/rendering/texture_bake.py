@@ -70,7 +70,7 @@ def started_bakes(
     own_threads = max(1, threads // max(1, len(jobs)))
 
     def prepare(job: BakeJob) -> tuple[UnwrappedMesh, Texels]:
-        unwrapped = atlas.unwrap(job.mesh, job.resolution)
+        unwrapped = atlas.unwrap(job.mesh, job.resolution, own_threads)
         return unwrapped, needed_texels(unwrapped, job.resolution, own_threads)
 
     pool = ThreadPoolExecutor(max(1, min(threads, len(jobs))), "bake")

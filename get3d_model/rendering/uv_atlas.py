@@ -24,11 +24,11 @@ class UnwrappedMesh:
 class UvAtlas(Protocol):
     """Unwraps meshes. Implementations keep no state: several threads may use one object."""
 
-    def unwrap(self, mesh: Mesh, resolution: int) -> UnwrappedMesh:
+    def unwrap(self, mesh: Mesh, resolution: int, threads: int = 1) -> UnwrappedMesh:
         """Charts `mesh` for a texture of resolution^2 texels, with room between charts for their borders.
 
         Positions and the order of the faces stay. An empty mesh gives an empty result. The same mesh gives the
-        same result.
+        same result, on any number of threads.
         """
         ...
 
@@ -42,8 +42,8 @@ class XatlasAtlas:
 
     padding: int = 2
 
-    def unwrap(self, mesh: Mesh, resolution: int) -> UnwrappedMesh:
-        """See `UvAtlas.unwrap`."""
+    def unwrap(self, mesh: Mesh, resolution: int, threads: int = 1) -> UnwrappedMesh:
+        """See `UvAtlas.unwrap`; on one thread."""
         if not len(mesh.faces_F3):
             return UnwrappedMesh(Mesh(mesh.vertices_V3[:0], mesh.faces_F3), np.zeros((0, 2), np.float32))
         # Loaded where it is asked for: the fast atlas does without.

@@ -148,11 +148,12 @@ def test_more_charts_than_a_small_texture_has_room_for() -> None:
     assert (shapes.uv_areas(result.uvs_W2, result.mesh.faces_F3) > 0).mean() > 0.99
 
 
-def test_equal_meshes_give_equal_atlases_on_any_thread() -> None:
-    mesh = shapes.vehicle(24)
+@pytest.mark.parametrize("name", ["vehicle", "spiral"])
+def test_equal_meshes_give_equal_atlases_on_any_thread(name: str) -> None:
+    mesh = shapes.vehicle(24) if name == "vehicle" else shapes.spiral_ramp()
     first = ATLAS.unwrap(mesh, 512)
     with ThreadPoolExecutor(4) as pool:
-        for other in pool.map(lambda _: ATLAS.unwrap(mesh, 512), range(4)):
+        for other in pool.map(lambda threads: ATLAS.unwrap(mesh, 512, threads), (1, 1, 2, 5)):
             assert np.array_equal(first.uvs_W2, other.uvs_W2)
             assert np.array_equal(first.mesh.faces_F3, other.mesh.faces_F3)
 
