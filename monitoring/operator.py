@@ -21,8 +21,16 @@ COMPONENT = ROOT / "k8s" / "components" / "monitoring"
 LABELS = {"app.kubernetes.io/part-of": "get3d"}
 NAMESPACE = "get3d"
 TRAINING_PODS = {"torchx.pytorch.org/role-name": "trainer"}
+SERVING_PODS = {"app.kubernetes.io/name": "get3d-triton"}
+PORT_NAME = "metrics"
 TRAINING_PORT = 9464
-"""GET3D_METRICS_PORT in the `env` of the cluster profile says so to the trainer."""
+"""GET3D_METRICS_PORT in the `env` of the cluster profile says so to the trainer, and its pods declare it by this name."""
+FIRST_POD = ("batch_kubernetes_io_job_completion_index", "torchx_pytorch_org_replica_id")
+"""Labels of a training's pods that number them: those of an Indexed Job, and of Volcano's. Only the first one exports."""
+STEP_PODS = {"pipelines.kubeflow.org/v2_component": "true"}
+MONITORING = "monitoring"
+"""The namespace of Prometheus and of the Pushgateway."""
+PUSHGATEWAY_PORT = 9091
 HEADER = "# Made by `python -m monitoring.operator`; edits are overwritten.\n"
 RUNBOOK = "docs/runbook.md"
 
@@ -43,38 +51,45 @@ def _job(name: str) -> list[dict[str, Any]]:
     return [{"targetLabel": "job", "replacement": name, "action": "replace"}]
 
 
-def service_monitor(job: str, service: str, port: str, honor: bool = False) -> dict[str, Any]:
-    """For the services of this name (label app.kubernetes.io/name) with this port."""
-    endpoint: dict[str, Any] = {"port": port, "path": "/metrics", "interval": "15s", "relabelings": _job(job)}
-    if honor:
-        endpoint["honorLabels"] = True
+def service_monitor(job: str, service: str, port: str, namespace: str) -> dict[str, Any]:
+    """For the services of this name (label app.kubernetes.io/name) in another namespace, whose series keep the labels
+    they were pushed with."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
         "metadata": {"name": job, "labels": LABELS},
         "spec": {
             "selector": {"matchLabels": {"app.kubernetes.io/name": service}},
-            "endpoints": [endpoint],
+            "namespaceSelector": {"matchNames": [namespace]},
+            "endpoints": [
+                {
+                    "port": port,
+                    "path": "/metrics",
+                    "interval": "15s",
+                    "relabelings": _job(job),
+                    "honorLabels": True,
+                }
+            ],
         },
     }
 
 
-def pod_monitor() -> dict[str, Any]:
-    """Training pods come and go, and have no service."""
+def pod_monitor(job: str, pods: dict[str, str], *keep: dict[str, Any]) -> dict[str, Any]:
+    """For the port `metrics` of the pods with these labels, whatever starts them. keep: rules that leave some of them."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": {"name": "get3d-training", "labels": LABELS},
+        "metadata": {"name": job, "labels": LABELS},
         "spec": {
-            "selector": {"matchLabels": TRAINING_PODS},
+            "selector": {"matchLabels": pods},
             "podMetricsEndpoints": [
                 {
-                    # Of several processes only the first exports; the others refuse the connection.
-                    "portNumber": TRAINING_PORT,
+                    "port": PORT_NAME,
                     "path": "/metrics",
                     "interval": "15s",
                     "relabelings": [
-                        *_job("get3d-training"),
+                        *keep,
+                        *_job(job),
                         {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"},
                     ],
                 }
@@ -83,23 +98,29 @@ def pod_monitor() -> dict[str, Any]:
     }
 
 
-def network_policy() -> dict[str, Any]:
-    """Lets Prometheus, in the namespace `monitoring`, reach the exporters of trainings."""
-    namespace = {"kubernetes.io/metadata.name": "monitoring"}
+def first_pod() -> dict[str, Any]:
+    """The rule that leaves a training's first pod."""
+    labels = [f"__meta_kubernetes_pod_label_{label}" for label in FIRST_POD]
+    return {"sourceLabels": labels, "regex": "0?;0?", "action": "keep"}
+
+
+def network_policies() -> list[dict[str, Any]]:
+    """Let Prometheus reach the exporters of trainings, and steps the Pushgateway."""
+    monitoring = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": MONITORING}}}]
+    scrape = {"from": monitoring, "ports": [{"protocol": "TCP", "port": TRAINING_PORT}]}
+    push = {"to": monitoring, "ports": [{"protocol": "TCP", "port": PUSHGATEWAY_PORT}]}
+    return [
+        _policy("get3d-training-metrics", TRAINING_PODS, {"policyTypes": ["Ingress"], "ingress": [scrape]}),
+        _policy("get3d-step-metrics", STEP_PODS, {"policyTypes": ["Egress"], "egress": [push]}),
+    ]
+
+
+def _policy(name: str, pods: dict[str, str], rules: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": "get3d-training-metrics", "labels": LABELS},
-        "spec": {
-            "podSelector": {"matchLabels": TRAINING_PODS},
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                {
-                    "from": [{"namespaceSelector": {"matchLabels": namespace}}],
-                    "ports": [{"protocol": "TCP", "port": TRAINING_PORT}],
-                }
-            ],
-        },
+        "metadata": {"name": name, "labels": LABELS},
+        "spec": {"podSelector": {"matchLabels": pods}, **rules},
     }
 
 
@@ -120,13 +141,16 @@ def files() -> dict[str, str]:
     """The component's files by name."""
     documents = {
         "prometheusrule.yaml": [rules()],
+        # As the community's Helm chart names it.
         "servicemonitor.yaml": [
-            service_monitor("get3d-serving", "get3d-triton", "metrics"),
-            # As the community's Helm chart names it.
-            service_monitor("get3d-pushgateway", "prometheus-pushgateway", "http", honor=True),
+            service_monitor("get3d-pushgateway", "prometheus-pushgateway", "http", MONITORING)
         ],
-        "podmonitor.yaml": [pod_monitor()],
-        "network.yaml": [network_policy()],
+        # KServe makes services of its own, so that the servers, too, are found as pods.
+        "podmonitor.yaml": [
+            pod_monitor("get3d-serving", SERVING_PODS),
+            pod_monitor("get3d-training", TRAINING_PODS, first_pod()),
+        ],
+        "network.yaml": network_policies(),
         "dashboards.yaml": [dashboards()],
     }
     for contents in documents.values():

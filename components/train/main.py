@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.data.pointer import DataPointer, parse_location
+from components.train.endpoint import endpoint
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors
 
@@ -61,9 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-port",
         type=int,
-        help="serve the current metrics to Prometheus on this port; 0: any free one",
+        help="serve the current metrics to Prometheus on this port; 0: any free one; unless given, "
+        "GET3D_METRICS_PORT in the environment",
     )
-    parser.add_argument("--metrics-host", default="127.0.0.1", help="address of that port; 0.0.0.0 for all")
+    parser.add_argument(
+        "--metrics-host",
+        help="address of that port; 0.0.0.0 for all; unless given, GET3D_METRICS_HOST in the environment, or 127.0.0.1",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -77,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.cache_gb < 0:
         raise InputError(f"--cache-gb must be 0 or more, not {args.cache_gb:g}")
+    port, host = endpoint(args.metrics_port, args.metrics_host)
     config = load_config(args.config)
     world = world_from_environment(config.training.rank_timeout_s)
     with contextlib.ExitStack() as stack:
@@ -98,13 +104,11 @@ def run(args: argparse.Namespace) -> None:
                 sinks.append(TensorBoardSink(args.out / "tensorboard", trainer.step))
             except ImportError as error:
                 print(f"no TensorBoard files: {error}", flush=True)
-            if args.metrics_textfile or args.metrics_port is not None:
+            if args.metrics_textfile or port is not None:
                 from components.train.monitor import facts, monitored
 
                 told = facts(config, args.out, world.size, trainer.step)
-                sinks += stack.enter_context(
-                    monitored(told, args.metrics_port, args.metrics_host, args.metrics_textfile)
-                )
+                sinks += stack.enter_context(monitored(told, port, host, args.metrics_textfile))
         checkpoint = trainer.run(sinks)
         if world.is_main:
             write_curves(args.out)

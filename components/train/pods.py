@@ -15,6 +15,7 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from components.cluster_profile import ClusterProfile
+from components.train.endpoint import PORT, PORT_NAME, port_of
 from components.train.job_spec import SCRATCH
 from get3d_model.errors import InputError
 
@@ -73,6 +74,9 @@ def shape_pod(pod: dict[str, Any], profile: ClusterProfile) -> dict[str, Any]:
         {"name": item.env, "valueFrom": {"secretKeyRef": {"name": item.secret, "key": item.key}}}
         for item in profile.secret_env
     ]
+    if number := port_of(profile.env.get(PORT, "0"), f"env.{PORT} of the cluster profile"):
+        # Prometheus finds the ports that pods declare.
+        container["ports"] = [*container.get("ports", []), {"name": PORT_NAME, "containerPort": number}]
     volumes = [
         {"name": _SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": profile.shm_size}},
         {"name": "scratch", "emptyDir": {"sizeLimit": profile.scratch_size}},

@@ -29,7 +29,7 @@ FULL: dict[str, Any] = {
         {"claim": "get3d", "path": "/data"},
         {"claim": "get3d", "path": "/weights", "sub_path": "pretrained", "read_only": True},
     ],
-    "env": {"NCCL_DEBUG": "WARN"},
+    "env": {"NCCL_DEBUG": "WARN", "GET3D_METRICS_PORT": "9464"},
     "secret_env": [{"secret": "store", "key": "id", "env": "AWS_ACCESS_KEY_ID"}],
     "queue": "research",
     "priority_class": "batch",

@@ -27,6 +27,7 @@ import pytest
 from components.artifacts import one_line_errors
 from components.export.main import export
 from components.finish.main import finish
+from components.train.endpoint import PORT
 from get3d_model.errors import InputError
 from monitoring import dashboards, steps
 from pipelines import cli
@@ -64,7 +65,7 @@ def poisoned(self, pending):
     return (images * float("nan") if steps[0] >= 6 else images, *rest)
 
 Trainer._take = poisoned
-main(sys.argv[1:])
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -150,14 +151,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Iterator
         monitor = stack.enter_context(
             Monitor(folder / "monitor", targets, Ports(0, 0, 0, 0), interval_s=INTERVAL_S, for_s=2.0)
         )
-        train = [*train_command(params, tiny_data, folder / "out"), "--metrics-port", str(training)]
+        train = train_command(params, tiny_data, folder / "out")
+        # As in the pods of a job, whose profile says so in their environment.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", PORT: str(training)}
         with open(folder / "training.log", "w") as log:
             stack.enter_context(
-                ended(
-                    subprocess.Popen(
-                        train, stdout=log, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-                    )
-                )
+                ended(subprocess.Popen(train, stdout=log, stderr=log, text=True, env=environment))
             )
         command = [sys.executable, "-m", "pipelines.cli", "probe", "--url", server.grpc_url]
         with open(folder / "probe.log", "w") as log:
