@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from get3d_model.cameras import turntable
 from get3d_model.decimation import decimated
@@ -32,8 +33,7 @@ from get3d_model.inference import Shapes, Styles
 from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from get3d_model.mesh_io import mesh_bytes
 from get3d_model.mesh_topology import is_closed
-from get3d_model.rendering.texels import needed_texels, texture_of
-from get3d_model.rendering.texture_bake import to_bytes
+from get3d_model.rendering.texture_bake import find_texels, to_byte_tensor
 from get3d_model.stable_sampler import StableSampler
 from get3d_model.types import ColoredMesh, Mesh, TexturedMesh
 from serving.codec import (
@@ -256,12 +256,11 @@ class Engine:
         resolution = row.request.texture_resolution
         row.state.check("atlas")
         with self._stage("atlas", [row]):
-            unwrapped = self.sampler.atlas.unwrap(mesh, resolution)
-            texels = needed_texels(unwrapped, resolution, threads)
+            unwrapped = self.sampler.atlas.unwrap(mesh, resolution, threads)
+            needed = find_texels(unwrapped, resolution, self.sampler.device, threads)
         row.state.check("texture")
         with self._stage("texture", [row]):
-            color_T3 = self._colors(row, texels.points_T3, threads)
-            texture_HH3 = texture_of(texels, color_T3, resolution)
+            texture_HH3 = needed.texture(self._colors(row, needed.points_T3, threads))
         return TexturedMesh(
             unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
         )
@@ -269,15 +268,15 @@ class Engine:
     def _colored(self, row: Row, mesh: Mesh, threads: int) -> ColoredMesh:
         row.state.check("texture")
         with self._stage("texture", [row]):
-            color_V3 = self._colors(row, mesh.vertices_V3, threads)
+            points_V3 = torch.from_numpy(mesh.vertices_V3).to(self.sampler.device)
+            color_V3 = self._colors(row, points_V3, threads).cpu().numpy()
         return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
-    def _colors(self, row: Row, points_T3: np.ndarray, threads: int) -> np.ndarray:
-        """The texture field at points, uint8."""
+    def _colors(self, row: Row, points_T3: Tensor, threads: int) -> Tensor:
+        """The texture field at points on the sampler's device, uint8."""
         if not len(points_T3):
-            return np.zeros((0, 3), np.uint8)
-        points = torch.from_numpy(points_T3).to(self.sampler.device)
-        return to_bytes(self.sampler.point_colors(row.shapes, 0, points, threads))
+            return torch.zeros(0, 3, dtype=torch.uint8, device=points_T3.device)
+        return to_byte_tensor(self.sampler.point_colors(row.shapes, 0, points_T3, threads))
 
     def _previews(self, row: Row) -> tuple[bytes, ...]:
         request, sampler = row.request, self.sampler

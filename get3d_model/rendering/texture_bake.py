@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.rendering.texels import Texels, needed_texels, texture_of
+from get3d_model.rendering import device_texels, texels
+from get3d_model.rendering.texels import Texels
 from get3d_model.rendering.uv_atlas import UnwrappedMesh, UvAtlas
 from get3d_model.types import Mesh, TexturedMesh
 
@@ -33,9 +35,63 @@ class BakeJob:
     color_at: ColorField
 
 
+def to_byte_tensor(color_T3: Tensor) -> Tensor:
+    """[-1, 1] to 0 .. 255, clamped and rounded; where the colours are."""
+    return ((color_T3.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
 def to_bytes(color_T3: Tensor) -> np.ndarray:
-    """[-1, 1] to 0 .. 255, clamped and rounded; on the host."""
-    return ((color_T3.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).cpu().numpy()
+    """As `to_byte_tensor`, on the host."""
+    return to_byte_tensor(color_T3).cpu().numpy()
+
+
+class NeededTexels(Protocol):
+    """The texels of an unwrapped mesh that lookups read."""
+
+    @property
+    def points_T3(self) -> Tensor:
+        """Where the field is to be asked: float32 world points, on the device that was asked for."""
+        ...
+
+    def texture(self, color_T3: Tensor) -> np.ndarray:
+        """HH3 uint8: the field's colours (uint8, on that device) and what fills the rest."""
+        ...
+
+
+@dataclass(frozen=True)
+class _HostTexels:
+    found: Texels
+    resolution: int
+    threads: int
+
+    @property
+    def points_T3(self) -> Tensor:
+        return torch.from_numpy(self.found.points_T3)
+
+    def texture(self, color_T3: Tensor) -> np.ndarray:
+        return texels.texture_of(self.found, color_T3.numpy(), self.resolution, self.threads)
+
+
+@dataclass(frozen=True)
+class _DeviceTexels:
+    pixel_T: Tensor
+    points_T3: Tensor
+    resolution: int
+
+    def texture(self, color_T3: Tensor) -> np.ndarray:
+        return device_texels.texture_of(self.pixel_T, color_T3, self.resolution).cpu().numpy()
+
+
+def find_texels(
+    unwrapped: UnwrappedMesh, resolution: int, device: torch.device, threads: int = 1
+) -> NeededTexels:
+    """The texels of a texture of resolution^2 that the surface needs, found on the device that the field is on.
+
+    threads: on the CPU. The result depends on neither.
+    """
+    if device.type == "cpu":
+        return _HostTexels(texels.needed_texels(unwrapped, resolution, threads), resolution, threads)
+    return _DeviceTexels(*device_texels.needed_texels(unwrapped, resolution, device), resolution)
 
 
 @dataclass(frozen=True)
@@ -44,18 +100,16 @@ class PendingBake:
 
     job: BakeJob
     device: torch.device
-    prepared: Future[tuple[UnwrappedMesh, Texels]]
-    threads: int = 1
+    prepared: Future[tuple[UnwrappedMesh, NeededTexels]]
 
     def finish(self) -> TexturedMesh:
         """Waits for the unwrapping and asks the field, in the calling thread; what the field raises is raised."""
-        unwrapped, texels = self.prepared.result()
-        color_T3 = np.zeros((0, 3), np.uint8)
-        if len(texels.pixel_T):
-            color_T3 = to_bytes(self.job.color_at(torch.from_numpy(texels.points_T3).to(self.device)))
-        texture_HH3 = texture_of(texels, color_T3, self.job.resolution, self.threads)
+        unwrapped, needed = self.prepared.result()
+        color_T3 = torch.zeros(0, 3, dtype=torch.uint8, device=self.device)
+        if len(needed.points_T3):
+            color_T3 = to_byte_tensor(self.job.color_at(needed.points_T3))
         mesh = unwrapped.mesh
-        return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, unwrapped.uvs_W2, texture_HH3)
+        return TexturedMesh(mesh.vertices_V3, mesh.faces_F3, unwrapped.uvs_W2, needed.texture(color_T3))
 
 
 @contextmanager
@@ -64,18 +118,19 @@ def started_bakes(
 ) -> Iterator[list[PendingBake]]:
     """Unwraps the meshes of all jobs on `threads` threads; with a GPU, while the caller finishes one after the other.
 
-    Fields are asked on `device`. A mesh depends neither on the other jobs nor on the threads; an empty one gets a
-    white texture. At the end of the context what nobody finished is dropped.
+    Fields are asked on `device`, and a GPU finds the texels and fills the texture as well. A mesh depends neither on
+    the other jobs nor on the threads; an empty one gets a white texture. At the end of the context what nobody
+    finished is dropped.
     """
     own_threads = max(1, threads // max(1, len(jobs)))
 
-    def prepare(job: BakeJob) -> tuple[UnwrappedMesh, Texels]:
+    def prepare(job: BakeJob) -> tuple[UnwrappedMesh, NeededTexels]:
         unwrapped = atlas.unwrap(job.mesh, job.resolution, own_threads)
-        return unwrapped, needed_texels(unwrapped, job.resolution, own_threads)
+        return unwrapped, find_texels(unwrapped, job.resolution, device, own_threads)
 
     pool = ThreadPoolExecutor(max(1, min(threads, len(jobs))), "bake")
     try:
-        bakes = [PendingBake(job, device, pool.submit(prepare, job), own_threads) for job in jobs]
+        bakes = [PendingBake(job, device, pool.submit(prepare, job)) for job in jobs]
         if device.type == "cpu":
             # The field wants all cores too, and its threads would wait for one another at every step.
             wait([bake.prepared for bake in bakes])

@@ -35,8 +35,7 @@ from get3d_model.mesh_io import mesh_bytes
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.grid_atlas import GridAtlas
 from get3d_model.rendering.select import make_rasterizer
-from get3d_model.rendering.texels import needed_texels, texture_of
-from get3d_model.rendering.texture_bake import to_bytes
+from get3d_model.rendering.texture_bake import find_texels, to_byte_tensor
 from get3d_model.rendering.uv_atlas import UvAtlas, XatlasAtlas
 from get3d_model.types import TexturedMesh
 
@@ -99,15 +98,14 @@ def stages(
             shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
             mesh = meshes.mesh(0)
         with watch.stage("atlas"):
-            unwrapped = atlas.unwrap(mesh, TEXTURE)
+            unwrapped = atlas.unwrap(mesh, TEXTURE, torch.get_num_threads())
         with watch.stage("bake"):
             with watch.stage("bake_texels"):
-                texels = needed_texels(unwrapped, TEXTURE, torch.get_num_threads())
+                needed = find_texels(unwrapped, TEXTURE, sampler.device, torch.get_num_threads())
             with watch.stage("bake_field"):
-                points_T3 = torch.from_numpy(texels.points_T3).to(sampler.device)
-                color_T3 = to_bytes(sampler.point_colors(shapes, 0, points_T3))
+                color_T3 = to_byte_tensor(sampler.point_colors(shapes, 0, needed.points_T3))
             with watch.stage("bake_fill"):
-                texture_HH3 = texture_of(texels, color_T3, TEXTURE, torch.get_num_threads())
+                texture_HH3 = needed.texture(color_T3)
         with watch.stage("encode"):
             textured = TexturedMesh(
                 unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
@@ -121,7 +119,7 @@ def stages(
         "faces": len(mesh.faces_F3),
         "vertices": len(mesh.vertices_V3),
         "vertices_split": len(textured.vertices_V3),
-        "needed_texels": len(texels.pixel_T),
+        "needed_texels": len(needed.points_T3),
         "covered": round(float(_covered(textured)), 3),
         "bytes": {**others, "chosen": len(content)},
     }
