@@ -28,10 +28,13 @@ class StableSampler(Sampler):
 
     @classmethod
     def load_exported(cls, folder: Path, device: torch.device | str = "cpu") -> StableSampler:
-        """What an export wrote into `folder`: on the CPU its programs, elsewhere its weights. Raises InputError."""
+        """What an export wrote into `folder`: on the CPU its programs; on a GPU its weights, the networks as a CUDA
+        graph. Raises InputError."""
         sampler = cls.load(folder, device)
         if sampler.device.type == "cpu":
             sampler.programs = Programs.load(folder)
+        else:
+            sampler.record_networks()
         return sampler
 
     @staticmethod
