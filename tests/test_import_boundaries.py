@@ -39,6 +39,7 @@ HEAVY = {
     "dvc": ("pipelines.*", "components.version.*", "components.data.pointer"),
     "ruamel": ("pipelines.*",),
     "torchvision": (),
+    "torch_fidelity": ("get3d_model.metrics.second_opinion",),
     "onnxruntime": ("components.export.*",),
     "fast_simplification": ("get3d_model.decimation",),
     "bpy": ("components.render.blender.driver",),

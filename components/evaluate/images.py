@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from components.evaluate.results import Section
+from components.evaluate.results import Opinion, Section
 from get3d_model.cameras import camera_distribution
 from get3d_model.config import EvaluationConfig
 from get3d_model.data.dataset import RenderedDataset
@@ -30,6 +30,7 @@ from get3d_model.metrics.image_sets import (
 )
 from get3d_model.metrics.inception import SHA256, InceptionFeatures, extract, find_weights, how_to_get
 from get3d_model.metrics.kid import SUBSET_SIZE, SUBSETS, kid_interval
+from get3d_model.metrics.second_opinion import TorchFidelity, missing_requirement
 from get3d_model.training.classes import dataset_category
 
 NAMES = ("fid_ori", "fid_3d", "kid_ori_x1000", "kid_3d_x1000")
@@ -111,7 +112,8 @@ def progress(batches: Iterable[np.ndarray], count: int, size: int, label: str) -
 def images_section(
     pictures: Pictures, cache: Path, bootstrap: Bootstrap, sha256: str | None = None
 ) -> Section:
-    """FID and KID of both kinds with both controls; or, without the Inception weights, how to get them.
+    """FID and KID of both kinds with both controls; or, without the Inception weights, how to get them. Where
+    torch-fidelity is installed, by it as well.
 
     sha256: what the weight file must have, if not that of the published one.
     Raises InputError for a bad weight file and for too few held-out pictures.
@@ -169,10 +171,26 @@ def images_section(
         },
         facts={"image_samples": count, "image_references": len(reference)},
     )
+    why_alone = missing_requirement()
+    other = TorchFidelity(weights, sampler.device) if why_alone is None else None
+    if other is not None:
+        items = pictures.chosen(settings.split, count)
+        other_reference = other.features(
+            pictures.real(settings.split, items, f"real pictures, {other.source}")
+        )
     for kind, images in (("ori", generated.feature_images), ("3d", generated.mesh_images)):
-        features = extract(network, progress(images(count), count, size, f"{kind} pictures"))
-        found = measure(reference, features)
-        section.metrics.update(zip((f"fid_{kind}", f"kid_{kind}_x1000"), found, strict=True))
+        names = (f"fid_{kind}", f"kid_{kind}_x1000")
+        drawn, seen = progress(images(count), count, size, f"{kind} pictures"), []
+        features = extract(network, drawn if other is None else other.watch(drawn, seen))
+        section.metrics.update(zip(names, measure(reference, features), strict=True))
+        if other is None:
+            section.second.update(dict.fromkeys(names, Opinion(str(why_alone))))
+        else:
+            scores = other.scores(other_reference, np.concatenate(seen), settings.seed)
+            section.second[names[0]] = Opinion(other.source, scores.fid)
+            section.second[names[1]] = Opinion(
+                other.source, 1000 * scores.kid, 1000 * scores.kid_standard_error
+            )
     controls: dict[str, tuple[Interval, Interval]] = {}
     if pictures.manifest.splits.get("train"):
         controls["train"] = measure(reference, real_features("train", count))

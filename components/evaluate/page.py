@@ -50,6 +50,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A number beside that of another program, as text."""
+
+    title: str
+    ours: str
+    theirs: str
+    difference: str
+
+
+@dataclass(frozen=True)
 class Titles:
     """What the page is about."""
 
@@ -98,6 +108,8 @@ def evaluation_html(
                 ),
             ],
             few=_few(section),
+            opinion_source=next((opinion.source for opinion in section.second.values()), ""),
+            opinions=second_opinions(section),
             excluded=shown,
             excluded_count=len(section.excluded),
         )
@@ -127,6 +139,25 @@ def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
         )
         rows.append(row)
     return list(groups.items())
+
+
+def second_opinions(section: Section) -> list[Compared]:
+    """Those that have a value."""
+    rows = []
+    for name, opinion in section.second.items():
+        if not math.isfinite(opinion.value):
+            continue
+        ours = section.metrics[name].value
+        chance = f" ± {opinion.standard_error:.1g}" if opinion.standard_error else ""
+        rows.append(
+            Compared(
+                entry(name).title,
+                f"{ours:.6g}",
+                f"{opinion.value:.6g}{chance}",
+                f"{opinion.value - ours:+.1e}",
+            )
+        )
+    return rows
 
 
 def _few(section: Section) -> str:

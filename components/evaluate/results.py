@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,16 @@ WHOLE_PROTOCOL, SHAPES_PROTOCOL = "protocol_sha256", "protocol_shapes_sha256"
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """The same number by another program, of the same pictures and network. source: that program, with its version;
+    or why it could not be asked, and then there is no value. standard_error: what its random choices leave open."""
+
+    source: str
+    value: float = math.nan
+    standard_error: float = 0.0
+
+
+@dataclass(frozen=True)
 class Section:
     """Measures of one kind.
 
@@ -27,6 +38,7 @@ class Section:
     settings: all that another run must share for its numbers to be comparable. facts: counts and the like, flat.
     unavailable: why a metric has no number and how to get it, by name; these are null in metrics.json.
     excluded: (file or seed, reason) of what could not be measured.
+    second: second opinions, by name.
     """
 
     metrics: dict[str, Interval] = field(default_factory=dict)
@@ -35,13 +47,14 @@ class Section:
     facts: dict[str, Any] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     excluded: list[tuple[str, str]] = field(default_factory=list)
+    second: dict[str, Opinion] = field(default_factory=dict)
 
 
 def merge(sections: Iterable[Section]) -> Section:
     """All in one; later sections win where two have the same name."""
     whole = Section()
     for section in sections:
-        for name in ("metrics", "settings", "facts", "unavailable"):
+        for name in ("metrics", "settings", "facts", "unavailable", "second"):
             getattr(whole, name).update(getattr(section, name))
         for control, metrics in section.controls.items():
             whole.controls.setdefault(control, {}).update(metrics)
@@ -50,7 +63,8 @@ def merge(sections: Iterable[Section]) -> Section:
 
 
 def flat(section: Section) -> dict[str, Any]:
-    """`metrics.json`: every value by its name, controls with the prefix `train_` or `self_`; null without a number.
+    """`metrics.json`: every value by its name, controls with the prefix `train_` or `self_`, second opinions with
+    `second_`; null without a number.
 
     `protocol_sha256` stands for the settings: two files with the same one are comparable; with the same
     `protocol_shapes_sha256`, all but FID and KID are.
@@ -59,6 +73,7 @@ def flat(section: Section) -> dict[str, Any]:
     values |= {name: interval.as_dict()["value"] for name, interval in section.metrics.items()}
     for control, metrics in section.controls.items():
         values |= {f"{control}_{name}": interval.as_dict()["value"] for name, interval in metrics.items()}
+    values |= {f"second_{name}": _number(opinion.value) for name, opinion in section.second.items()}
     return {**section.facts, **values, **protocols(section)}
 
 
@@ -71,12 +86,25 @@ def full(section: Section) -> dict[str, Any]:
             for control, metrics in section.controls.items()
         },
         "control_meanings": {control: CONTROLS[control] for control in section.controls},
+        "second_opinions": {
+            name: {
+                "source": opinion.source,
+                "value": _number(opinion.value),
+                "difference": _number(opinion.value - section.metrics[name].value),
+                "standard_error": _number(opinion.standard_error),
+            }
+            for name, opinion in section.second.items()
+        },
         "settings": section.settings,
         "facts": section.facts,
         "unavailable": section.unavailable,
         "excluded": [{"file": file, "reason": reason} for file, reason in section.excluded],
         **protocols(section),
     }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def protocol(section: Section, pictures: bool = True) -> str:

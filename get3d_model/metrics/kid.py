@@ -33,9 +33,7 @@ def kernel_inception_distance(
 
     if min(len(real_ND), len(fake_MD)) < 2:
         raise ValueError(f"KID needs two images of each kind, got {len(real_ND)} and {len(fake_MD)}")
-    size = min(SUBSET_SIZE, len(real_ND), len(fake_MD))
-    # Where every subset is the whole, one is enough.
-    subsets = 1 if size == len(real_ND) == len(fake_MD) else SUBSETS
+    subsets, size = subset_counts(len(real_ND), len(fake_MD))
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore", UserWarning)
         metric = KernelInceptionDistance(
@@ -46,6 +44,12 @@ def kernel_inception_distance(
         for features, real in ((real_ND, True), (fake_MD, False)):
             metric.update(torch.from_numpy(features).double().to(device), real=real)
         return float(metric.compute()[0])
+
+
+def subset_counts(real: int, fake: int) -> tuple[int, int]:
+    """How many subsets KID is averaged over, and of how many images; where every subset is the whole, one is enough."""
+    size = min(SUBSET_SIZE, real, fake)
+    return (1 if size == real == fake else SUBSETS), size
 
 
 def kid_interval(

@@ -26,6 +26,7 @@ from get3d_model.data.manifest import Manifest, read_manifest, write_manifest
 from get3d_model.errors import InputError
 from get3d_model.inference import Sampler
 from get3d_model.mesh_io import save_mesh
+from get3d_model.metrics.second_opinion import missing_requirement
 from get3d_model.types import TexturedMesh
 from get3d_model.weights import load_tensors, save_tensors
 from pipelines import cli
@@ -158,6 +159,15 @@ def test_fid_and_kid_with_the_networks_weights(measure, tmp_path: Path, cache: P
     assert section.metrics["fid_ori"].value > section.controls["train"]["fid_ori"].value >= 0
     assert section.facts["image_samples"] == 12 and section.facts["image_references"] == 6
     assert section.settings["image_resolution"] == 16 and len(section.settings["inception_sha256"]) == 64
+    assert section.second.keys() == set(NAMES)
+    for name, opinion in section.second.items():
+        if why_alone := missing_requirement():
+            assert opinion.source == why_alone and flat(section)[f"second_{name}"] is None
+        else:
+            assert opinion.source.startswith("torch-fidelity ")
+            # FID of 12 and 6 pictures by eigenvalues of singular products: 1e-3 of a level of some tenths.
+            allowed = 6 * opinion.standard_error + 1e-3 * abs(section.metrics[name].value) + 1e-5
+            assert abs(opinion.value - section.metrics[name].value) <= allowed
     stored = sorted((cache / "features").iterdir())
     times = [file.stat().st_mtime_ns for file in stored]
     assert len(stored) == 2, "held-out and training pictures"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from components.evaluate.distributions import Distribution, cumulative, distribution_svg, plot_rows
 from components.evaluate.gate import Verdict
 from components.evaluate.page import Titles, evaluation_html
-from components.evaluate.results import Section
+from components.evaluate.results import Opinion, Section, flat, full, protocols
 from components.evaluate.sheets import Pair, Sheets
 from get3d_model.metrics.bootstrap import Interval
 
@@ -56,6 +57,30 @@ def test_the_viewer_has_its_place(viewer: str, shown: bool) -> None:
     text = page(viewer=viewer)
     assert ('id="viewer"' in text) is shown and viewer in text
     assert not shown or text.index('id="samples"') < text.index(viewer) < text.index('id="neighbors"')
+
+
+def test_the_second_opinion_stands_beside_or_says_why_not() -> None:
+    metrics = {"fid_ori": Interval(12.5, 12.0, 13.0), "kid_ori_x1000": Interval(3.25, 3.0, 3.5)}
+    asked = Section(
+        metrics=metrics,
+        second={
+            "fid_ori": Opinion("torch-fidelity 0.4.0", 12.5005),
+            "kid_ori_x1000": Opinion("torch-fidelity 0.4.0", 3.0, 0.125),
+        },
+    )
+    text = page(asked)
+    for words in ("by torch-fidelity 0.4.0.", ">12.5005<", ">+5.0e-04<", ">3 ± 0.1<", ">-2.5e-01<"):
+        assert words in text, words
+    whole = full(asked)["second_opinions"]
+    assert (
+        whole["fid_ori"]["difference"] == pytest.approx(5e-4) and flat(asked)["second_kid_ori_x1000"] == 3.0
+    )
+    # It is no setting: with and without it, numbers are comparable.
+    without = replace(asked, second=dict.fromkeys(metrics, Opinion("torch-fidelity is <not> there")))
+    assert "No second opinion on FID and KID: torch-fidelity is &lt;not&gt; there." in page(without)
+    assert full(without)["second_opinions"]["fid_ori"]["value"] is None
+    assert flat(without)["second_fid_ori"] is None and protocols(without) == protocols(asked)
+    assert "second opinion" not in page().lower()
 
 
 def test_cumulative_shares_and_percentiles() -> None:
