@@ -14,7 +14,6 @@ import json
 import math
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from get3d_model.entry_point import exit_code
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 
@@ -41,12 +41,8 @@ def one_line_errors(step: str) -> Iterator[None]:
     with monitoring_steps().timed(step):
         try:
             yield
-        except InputError as error:
-            print(f"get3d {step}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt as error:
-            print(f"get3d {step}: {str(error) or 'interrupted'}", file=sys.stderr, flush=True)
-            raise SystemExit(128 + getattr(error, "signal_number", signal.SIGINT)) from None
+        except (InputError, KeyboardInterrupt) as error:
+            raise SystemExit(exit_code(f"get3d {step}", error)) from None
 
 
 def monitoring_steps() -> Any:

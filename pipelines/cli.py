@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 
+from get3d_model.entry_point import exit_code
 from get3d_model.errors import InputError
 from monitoring.steps import timed
 
@@ -94,13 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with timed(args.command):
             args.run(args)
-    except InputError as error:
-        print(f"get3d {args.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        # A step that saved its state raises a subclass that says so and names its signal.
-        print(f"get3d {args.command}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 128 + getattr(error, "signal_number", 2)
+    except (InputError, KeyboardInterrupt) as error:
+        return exit_code(f"get3d {args.command}", error)
     except BrokenPipeError:
         return 1
     return 0

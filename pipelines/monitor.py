@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 
@@ -305,16 +306,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d monitor", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d monitor: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d monitor", __doc__.splitlines()[0], add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from monitoring.metrics import PROBE
 from serving.client import Get3DClient, ServiceError
@@ -129,21 +130,7 @@ def run(args: argparse.Namespace) -> None:
             raise SystemExit(f"not alive: {error}") from None
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d probe", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d probe: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as error:
-        if not isinstance(error.code, str):
-            raise
-        print(error.code, file=sys.stderr)
-        return 1
-    return 0
-
+main = command_main("get3d probe", __doc__.splitlines()[0], add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from monitoring.logs import structured
 from serving.access import OPEN, ServerAccess, access_from, add_access_arguments
@@ -371,16 +372,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d serve", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d serve: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d serve", __doc__.splitlines()[0], add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
 
@@ -208,11 +209,7 @@ def _pointer(args: argparse.Namespace) -> None:
     print(f"{args.out}: {resolved}, {resolved.files} files, {resolved.size / 1e6:.1f} MB")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d data", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

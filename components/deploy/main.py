@@ -16,6 +16,7 @@ from pathlib import Path
 from components.deploy.rollout import ASKED_FOR, ROLLED_BACK, Report, Rollout, read_export
 from components.deploy.served import ServedRepository
 from components.deploy.store import open_store
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
 from serving.connection import Connection, add_connection_arguments, connection_from, read_token
@@ -135,16 +136,7 @@ def _addresses(url: str) -> list[str]:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d deploy", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d deploy: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d deploy", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from components.data.pointer import local_folder, parse_location
+from get3d_model.entry_point import command_main
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,11 +116,7 @@ def _folder(meshes: Path) -> Iterator[Path]:
         yield folder
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d evaluate", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from get3d_model.config import Config, config_from_dict, config_to_dict, load_config
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 from get3d_model.version import package_version
@@ -285,16 +286,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"serve it with: get3d serve --repository {args.repository}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d export", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d export: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d export", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

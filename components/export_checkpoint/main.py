@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from get3d_model.entry_point import command_main
 
 BUNDLE_SUFFIX = ".safetensors"
 GRID_SUFFIX = ".grid.npz"
@@ -29,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import sys
-
     import torch
 
     from get3d_model.bundle import EMA, GENERATOR, PARTS, load_parts, save_bundle
@@ -93,11 +94,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d export-checkpoint", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

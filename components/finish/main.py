@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import PLAN_FILE, monitoring_steps, read_json, run_folder
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
 
@@ -81,11 +82,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"run {args.run_id}: {outcome['state']}; training job: {outcome['training_job']}", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d finish", __doc__.splitlines()[0], add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

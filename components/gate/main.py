@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
 PROMOTE = ("auto", "always", "never")
@@ -34,16 +35,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"promoted: {reasons}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d gate", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d gate: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d gate", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from components.generate.common import add_model_arguments, configured
+from get3d_model.entry_point import command_main
 
 BATCH = 8
 
@@ -34,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import sys
-
     from tqdm import tqdm
 
     from components.generate.seeds import parse_seeds
@@ -67,11 +67,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(seeds)} meshes in {args.out}")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d generate", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from components.generate import common
+from get3d_model.entry_point import command_main
 
 STRIP_FILE = "strip.png"
 
@@ -64,11 +66,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"seed {args.seed}, {args.count} neighbours and {STRIP_FILE} in {args.out}")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d perturb", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

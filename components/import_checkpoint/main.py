@@ -7,8 +7,11 @@ comes from a preset and the options.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from get3d_model.entry_point import command_main
 
 if TYPE_CHECKING:
     from get3d_model.bundle import Parts
@@ -48,8 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import sys
-
     import yaml
 
     from get3d_model.bundle import EMA, save_bundle
@@ -195,11 +196,7 @@ def layers_warning(grid: TetrahedralGrid) -> list[str]:
     ]
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d import-checkpoint", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

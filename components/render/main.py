@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.data.pointer import DataPointer, local_folder, parse_location
+from get3d_model.entry_point import command_main
 
 if TYPE_CHECKING:
     from components.render.job import RenderReport
@@ -281,11 +283,7 @@ def _cameras(text: str) -> CameraConfig:
     return load_config(Path(text)).cameras
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d render", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from get3d_model.entry_point import command_main
 
 SHEET_FILE = "contact_sheet.png"
 PAGE_FILE = "report.html"
@@ -53,11 +56,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{SHEET_FILE} and {PAGE_FILE} in {args.out}")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d report", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

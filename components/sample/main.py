@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from components.sample.requests import NamedRequest, requests_from
 from components.sample.requests import add_arguments as add_request_arguments
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic, write_json_atomic
 from serving.client import Get3DClient, ServiceError
@@ -84,16 +85,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(samples)} samples in {args.out}, described in {args.out / SAMPLES_FILE}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d sample", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d sample: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d sample", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 
@@ -77,11 +78,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.count} vehicles in {args.out}")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="get3d synth", description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d synth", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

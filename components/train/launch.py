@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.cluster_profile import ClusterProfile, load_profile, quantity_bytes
 from components.train.rank import lock_path
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -228,11 +230,7 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d train-job", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

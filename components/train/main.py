@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from components.data.pointer import DataPointer, parse_location
 from components.train.endpoint import endpoint
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors
 
@@ -147,11 +149,7 @@ def _in_shards(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() and bool(read_manifest(folder).shards)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d train", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

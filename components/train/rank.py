@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from components.train.main import add_arguments, run
+from get3d_model.entry_point import exit_code
 from get3d_model.errors import InputError
 
 PARAMS = "GET3D_PARAMS"
@@ -35,7 +36,8 @@ LAUNCHER = "GET3D_LAUNCHER"
 LOCK = "GET3D_LOCK"
 """Environment variable with a file that the processes of a job on one machine hold a lock on, as its launcher does."""
 RANK_LINE = "this is rank {rank} of {size} (node {node}, local rank {local_rank})"
-ERROR_PREFIX = "get3d train: "
+NAME = "get3d train"
+ERROR_PREFIX = f"{NAME}: "
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 1.0
 
@@ -82,13 +84,10 @@ def main(argv: list[str] | None = None) -> int:
         attempts.check()
         with _params_file(args.config) as args.config:
             run(args)
-    except InputError as error:
-        attempts.remember(str(error))
-        print(f"{ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"{ERROR_PREFIX}{str(error) or 'interrupted'}", file=sys.stderr, flush=True)
-        return 128 + getattr(error, "signal_number", 2)
+    except (InputError, KeyboardInterrupt) as error:
+        if isinstance(error, InputError):
+            attempts.remember(str(error))
+        return exit_code(NAME, error)
     return 0
 
 

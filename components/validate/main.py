@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from components.artifacts import PLAN_FILE, read_json, resolve_init_from, run_folder, table
 from components.code_version import code_version
 from get3d_model.config import CONFIG_DIR, Config, config_from_dict, config_to_dict
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, sha256_json, write_json_atomic
 from get3d_model.settings import read_yaml
@@ -301,11 +303,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"data set {plan['dataset']}, training {plan['training']}, {args.shards} shards", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args(argv))
-
+main = command_main("get3d validate", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

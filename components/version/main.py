@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
 VERSION_FILE = "version.json"
@@ -211,16 +212,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{version.branch} at {version.commit[:12]}: {state}, data in DVC remote {version.remote}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d version", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d version: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d version", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

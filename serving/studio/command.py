@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 
+from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from serving.client import Get3DClient
 from serving.connection import ServiceError, add_connection_arguments, connection_from
@@ -52,16 +53,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="get3d studio", description=__doc__)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"get3d studio: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = command_main("get3d studio", __doc__, add_arguments, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -107,7 +107,7 @@ def test_files(checkpoint: Path, tiny_data: Path, meshes: Path, tmp_path: Path, 
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(data))
     out = tmp_path / "new" / "out"
-    main([*arguments(checkpoint, tiny_data, meshes, out), "--config", str(params)])
+    assert main([*arguments(checkpoint, tiny_data, meshes, out), "--config", str(params)]) == 0
     metrics, whole, gate = (read(out / f"{n}.json") for n in ("metrics", "metrics_full", "gate"))
     assert all(value is None or isinstance(value, (int, float, str)) for value in metrics.values())
     assert (metrics["references"], metrics["samples"], metrics["train_control"]) == (2, 2, 2)
@@ -225,7 +225,7 @@ def test_a_model_without_surfaces_has_no_nan(
     description["config"]["model"]["initial_shape"] = None
     (last,) = (n for n in tensors if n.endswith("mlp_synthesis_sdf.layers.1.bias"))
     save_tensors({**tensors, last: torch.full_like(tensors[last], -1e3)}, tmp_path / "empty", description)
-    main(arguments(tmp_path / "empty", tiny_data, meshes, tmp_path))
+    assert main(arguments(tmp_path / "empty", tiny_data, meshes, tmp_path)) == 0
     metrics = read(tmp_path / "metrics.json")
     assert metrics["empty_fraction"] == 1.0 and metrics["cd_cov"] == 0.0
     assert metrics["cd_mmd_x1000"] is None and metrics["triangles_median"] is None
@@ -275,7 +275,7 @@ def test_a_zip_of_meshes(checkpoint: Path, tiny_data: Path, meshes: Path, tmp_pa
             archive.write(file, file.name)
     params = write_params(tmp_path / "params.yaml", tiny_config(1))
     for folder, out in ((meshes, tmp_path / "a"), (tmp_path / "meshes.zip", tmp_path / "b")):
-        main([*arguments(checkpoint, tiny_data, folder, out), "--config", str(params)])
+        assert main([*arguments(checkpoint, tiny_data, folder, out), "--config", str(params)]) == 0
     assert (tmp_path / "a" / "metrics.json").read_bytes() == (tmp_path / "b" / "metrics.json").read_bytes()
 
 

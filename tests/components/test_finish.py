@@ -25,7 +25,7 @@ def write_plan(workspace: Path, run_id: str, training: Path) -> None:
 
 def test_the_outcome_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_plan(tmp_path, "a", tmp_path / "training")
-    main(["--workspace", str(tmp_path), "--run-id", "a", "--state", "SUCCEEDED"])
+    assert main(["--workspace", str(tmp_path), "--run-id", "a", "--state", "SUCCEEDED"]) == 0
     outcome = read_outcome(tmp_path, "a")
     assert (outcome["state"], outcome["training_job"]) == ("SUCCEEDED", "none running")
     assert "SUCCEEDED" in capsys.readouterr().out

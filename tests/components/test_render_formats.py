@@ -363,7 +363,7 @@ def test_the_command_line(tmp_path, capsys):
     )
     names = [f"--{name}={tmp_path / 't.json'}" for name in ("captions", "labels", "scales")]
     sizes = ["--views=1", "--resolution=16", "--supersample=1", "--workers=1"]
-    main([str(tmp_path / "m"), str(tmp_path / "out"), *sizes, *names, "--up=z", "--front=x"])
+    assert main([str(tmp_path / "m"), str(tmp_path / "out"), *sizes, *names, "--up=z", "--front=x"]) == 0
     manifest = read_manifest(tmp_path / "out")
     assert manifest.settings["axes"] == ["z", "x"] and manifest.settings["scales"] == {"a": 0.3, "l": 0.4}
     assert manifest.shapes["a"].texts == {"label": "l", "caption": "one"}

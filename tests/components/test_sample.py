@@ -113,10 +113,12 @@ def test_a_failure_leaves_no_half_files(tmp_path: Path) -> None:
     assert names(tmp_path) == ["seed0002.glb"]
 
 
-def test_a_failing_server_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_server_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("components.sample.main.Get3DClient", lambda connection, timeout_s: FakeClient(0))
-    with pytest.raises(SystemExit, match="get3d sample: broken"):
-        main(["--out", str(tmp_path), "--count", "3", "--format", "glb"])
+    assert main(["--out", str(tmp_path), "--count", "3", "--format", "glb"]) == 1
+    assert capsys.readouterr().err == "get3d sample: broken\n"
     assert names(tmp_path) == ["seed0001.glb", "seed0002.glb"]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from components.train.main import main
 from get3d_model.data.remote import push_dataset
-from get3d_model.errors import InputError
 from get3d_model.inference import Sampler
+from tests.commands import refusal
 from tests.get3d_model.training.tiny import checkpoint_tensors, differing, tiny_config, write_params
 
 
@@ -20,13 +21,13 @@ def test_trains_and_says_what_it_does(
     params, out = tmp_path / "params.yaml", tmp_path / "out"
     command = ["--config", str(params), "--data", str(tiny_data), "--out", str(out)]
     write_params(params, tiny_config(2))
-    main(command)
+    assert main(command) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"{tiny_data}: shards layout, 5 shapes")
     assert "kimg 0.01/0.01  sec/kimg" in output and "ETA 0:00:00" in output
     assert f"finished: {out / 'checkpoints' / '000000008'}\n" in output
     write_params(params, tiny_config(3))
-    main(command)
+    assert main(command) == 0
     output = capsys.readouterr().out
     assert f"resuming from {out / 'checkpoints' / '000000008'} at kimg 0.01" in output
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [
@@ -44,15 +45,13 @@ def test_the_published_layout_trains_too(tmp_path: Path) -> None:
     for name, ids in SPLITS.items():
         (data / f"{name}.txt").write_text("\n".join(ids) + "\n")
     params = write_params(tmp_path / "params.yaml", tiny_config(1))
-    main(["--config", str(params), "--data", str(data), "--out", str(tmp_path / "out")])
+    assert main(["--config", str(params), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "checkpoints" / "000000004").is_dir()
 
 
-def test_a_missing_params_file_names_the_presets(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such params file; start from a preset .*demo"):
-        main(
-            ["--config", str(tmp_path / "none.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
-        )
+def test_a_missing_params_file_names_the_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", tmp_path / "none.yaml", "--data", tmp_path, "--out", tmp_path / "out"]
+    assert re.search(r"no such params file; start from a preset .*demo", refusal(main, words, capsys))
 
 
 def test_an_address_trains_as_the_folder_does(
@@ -72,7 +71,7 @@ def test_an_address_trains_as_the_folder_does(
     ):
         out, cache = tmp_path / f"out-{number}", tmp_path / f"cache-{number}"
         staged = ["--cache-dir", str(cache), *more] if more else []
-        main(["--config", str(params), "--data", data, "--out", str(out), *staged])
+        assert main(["--config", str(params), "--data", data, "--out", str(out), *staged]) == 0
         checkpoints.append(checkpoint_tensors(out / "checkpoints" / "000000008"))
         output = capsys.readouterr().out
         assert (f"reading {data}: 3 shards" in output) == bool(more)
@@ -80,12 +79,8 @@ def test_an_address_trains_as_the_folder_does(
     fsspec.filesystem("memory").store.clear()
     # The same run goes on, wherever the data set has moved to.
     write_params(params, tiny_config(3))
-    main(["--config", str(params), "--data", str(tiny_data), "--out", str(tmp_path / "out-1")])
+    assert main(["--config", str(params), "--data", str(tiny_data), "--out", str(tmp_path / "out-1")]) == 0
     assert "resuming from" in capsys.readouterr().out
-    with pytest.raises(InputError, match="memory://train/set holds no finished data set"):
-        main(
-            [
-                "--config", str(params), "--data", "memory://train/set", "--out", str(tmp_path / "out"),
-                "--cache-dir", str(tmp_path / "cache"),
-            ]
-        )  # fmt: skip
+    words = ["--config", params, "--data", "memory://train/set", "--out", tmp_path / "out"]
+    message = refusal(main, [*words, "--cache-dir", tmp_path / "cache"], capsys)
+    assert "memory://train/set holds no finished data set" in message

@@ -21,7 +21,7 @@ from components.train.indexed_job import IndexedJob
 from components.train.job_spec import NAME_LENGTH, job_name
 from components.train.launch import main
 from components.train.volcano import VolcanoJob
-from get3d_model.errors import InputError
+from tests.commands import refusal
 from tests.components.train_profiles import FULL, MINIMAL, spec, write_profile
 from tests.get3d_model.training.tiny import tiny_config, write_params
 
@@ -111,12 +111,9 @@ def test_kubernetes_accepts_job_service_and_pods(profile: str, tmp_path: Path) -
 def test_kubectl_reads_what_dry_run_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path / "params.yaml", tiny_config(1))
     profile = write_profile(tmp_path / "profile.yaml", {**FULL, "gpu": {"count": 2}})
-    main(
-        [
-            "--config", str(params), "--data", "s3://b/s", "--out", "/data/runs/a", "--scheduler", "indexed-job",
-            "--profile", str(profile), "--nodes", "2", "--dry-run",
-        ]
-    )  # fmt: skip
+    words = ["--config", str(params), "--data", "s3://b/s", "--out", "/data/runs/a"]
+    words += ["--scheduler", "indexed-job", "--profile", str(profile), "--nodes", "2", "--dry-run"]
+    assert main(words) == 0
     (tmp_path / "resources.yaml").write_text(capsys.readouterr().out)
     (tmp_path / "kustomization.yaml").write_text("resources: [resources.yaml]\n")
     done = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True)
@@ -170,22 +167,18 @@ def test_equal_jobs_are_known_by_their_mark(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_submitted(
-    change: list[str], message: str, tmp_path: Path
+    change: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = write_params(tmp_path / "params.yaml", tiny_config(1))
     profile = write_profile(tmp_path / "profile.yaml", FULL)
-    with pytest.raises(InputError, match=message):
-        main(
-            [
-                "--config", str(params), "--data", "/data/set", "--out", "/data/runs/a", "--scheduler", "kubernetes",
-                "--profile", str(profile), "--dry-run", *change,
-            ]
-        )  # fmt: skip
+    words = ["--config", params, "--data", "/data/set", "--out", "/data/runs/a", "--scheduler", "kubernetes"]
+    said = refusal(main, [*words, "--profile", profile, "--dry-run", *change], capsys)
+    assert re.search(message, said)
 
 
-def test_a_cluster_needs_a_profile(tmp_path: Path) -> None:
+def test_a_cluster_needs_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path / "params.yaml", tiny_config(1))
-    with pytest.raises(InputError, match="--scheduler kubernetes needs --profile"):
-        main(["--config", str(params), "--data", "s3://a/b", "--out", "/data/a", "--scheduler", "kubernetes"])
-    with pytest.raises(InputError, match="the data set folder nowhere does not exist"):
-        main(["--config", str(params), "--data", "nowhere", "--out", str(tmp_path / "out")])
+    words = ["--config", params, "--data", "s3://a/b", "--out", "/data/a", "--scheduler", "kubernetes"]
+    assert "--scheduler kubernetes needs --profile" in refusal(main, words, capsys)
+    words = ["--config", params, "--data", "nowhere", "--out", tmp_path / "out"]
+    assert "the data set folder nowhere does not exist" in refusal(main, words, capsys)
