@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.rendering.texels import MAX_OVERHANG, RING, border_half_edges, texel_coordinates
+from get3d_model.rendering.texels import MAX_OVERHANG, RING, border_half_edges
 from get3d_model.rendering.uv_atlas import UnwrappedMesh
 
 # Keys of texels: -1 - face where a face covers the centre, the last face of several; else the distance to a border
@@ -26,27 +26,24 @@ TEXELS_AT_ONCE = 1 << 23
 
 def needed_texels(unwrapped: UnwrappedMesh, resolution: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(pixel_T int64, points_T3 float32) on the device; see `texels.Texels`."""
-    faces_F3 = np.ascontiguousarray(unwrapped.mesh.faces_F3, np.int32)
-    if not len(faces_F3):
+    host_F3 = np.ascontiguousarray(unwrapped.mesh.faces_F3, np.int32)
+    if not len(host_F3):
         return torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, 3, device=device)
-    xy_W2 = texel_coordinates(unwrapped.uvs_W2, resolution)
-    border_B = border_half_edges(faces_F3, len(xy_W2))
+    half_edge_B = torch.from_numpy(border_half_edges(host_F3, len(unwrapped.uvs_W2))).to(device).long()
+    faces_F3 = torch.from_numpy(host_F3).to(device).long()
+    xy_W2 = torch.from_numpy(unwrapped.uvs_W2).to(device).double()
+    xy_W2 = xy_W2 * xy_W2.new_tensor([resolution, -resolution]) + xy_W2.new_tensor([0.0, resolution])
+    corners_F33 = torch.from_numpy(unwrapped.mesh.vertices_V3).to(device).float()[faces_F3]
     faces_F32 = xy_W2[faces_F3]
-    ends_B = faces_F3.reshape(-1)[border_B], faces_F3.reshape(-1)[border_B // 3 * 3 + (border_B + 1) % 3]
-    edges_B22 = np.stack([xy_W2[end] for end in ends_B], axis=1)
+    next_B = half_edge_B // 3 * 3 + (half_edge_B + 1) % 3
+    edges_B22 = faces_F32.view(-1, 2)[torch.stack([half_edge_B, next_B], 1)]
     key_P = torch.full((resolution * resolution,), NOT_NEEDED, dtype=torch.int64, device=device)
-    for number_K, x_K, y_K in _boxes(faces_F32, 0.0, resolution, device):
-        _cover(torch.from_numpy(faces_F32).to(device), number_K, x_K, y_K, resolution, key_P)
-    half_edge_B = torch.from_numpy(border_B).to(device).long()
-    for number_K, x_K, y_K in _boxes(edges_B22, RING, resolution, device):
-        edges = torch.from_numpy(edges_B22).to(device)
-        _surround(edges, half_edge_B, number_K, x_K, y_K, resolution, key_P)
+    for texels in _boxes(faces_F32, 0.0, resolution):
+        _cover(faces_F32, *texels, resolution, key_P)
+    for texels in _boxes(edges_B22, RING, resolution):
+        _surround(edges_B22, half_edge_B, *texels, resolution, key_P)
     pixel_T = (key_P != NOT_NEEDED).nonzero().squeeze(1)
-    corners_F33 = torch.from_numpy(unwrapped.mesh.vertices_V3[faces_F3]).to(device).float()
-    points_T3 = _points(
-        pixel_T, key_P[pixel_T], torch.from_numpy(faces_F32).to(device), corners_F33, resolution
-    )
-    return pixel_T, points_T3
+    return pixel_T, _points(pixel_T, key_P[pixel_T], faces_F32, corners_F33, resolution)
 
 
 def texture_of(pixel_T: Tensor, color_T3: Tensor, resolution: int) -> Tensor:
@@ -69,29 +66,26 @@ def texture_of(pixel_T: Tensor, color_T3: Tensor, resolution: int) -> Tensor:
     return filled_HH3.to(torch.uint8)
 
 
-def _boxes(
-    corners_NC2: np.ndarray, margin: float, resolution: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _boxes(corners_NC2: Tensor, margin: float, resolution: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(box, x, y) of the texel centres of the boxes around the corners, some boxes at a time."""
-    low_N2 = np.maximum(np.ceil(corners_NC2.min(axis=1) - margin - 0.5), 0).astype(np.int64)
-    high_N2 = np.minimum(np.floor(corners_NC2.max(axis=1) + margin - 0.5), resolution - 1).astype(np.int64)
-    size_N2 = np.maximum(high_N2 - low_N2 + 1, 0)
-    ends_N = np.cumsum(size_N2.prod(axis=1))
+    low_N2 = (corners_NC2.amin(1) - margin - 0.5).ceil().clamp(min=0).long()
+    high_N2 = (corners_NC2.amax(1) + margin - 0.5).floor().clamp(max=resolution - 1).long()
+    size_N2 = (high_N2 - low_N2 + 1).clamp(min=0)
+    count_N = size_N2.prod(1)
+    start_N = count_N.cumsum(0) - count_N
+    box_N4 = torch.cat([low_N2, size_N2[:, :1], start_N[:, None]], dim=1)
+    starts = np.append(start_N.cpu().numpy(), int(count_N.sum()))
+    number_N = torch.arange(len(corners_NC2), device=corners_NC2.device)
     first = 0
-    while first < len(ends_N):
-        before = int(ends_N[first - 1]) if first else 0
-        end = max(first + 1, int(np.searchsorted(ends_N, before + TEXELS_AT_ONCE, side="right")))
-        total = int(ends_N[end - 1]) - before
+    while first < len(number_N):
+        end = max(first + 1, int(np.searchsorted(starts, starts[first] + TEXELS_AT_ONCE, side="right")) - 1)
+        total = int(starts[end] - starts[first])
         if total:
-            start_N = np.concatenate([[0], ends_N[first : end - 1] - before])
-            box = np.concatenate([low_N2[first:end], size_N2[first:end], start_N[:, None]], axis=1)
-            box_N5 = torch.from_numpy(box).to(device)
-            number_K = torch.repeat_interleave(
-                torch.arange(end - first, device=device), box_N5[:, 2:4].prod(1), output_size=total
-            )
-            x0_K, y0_K, wide_K, _, start_K = box_N5[number_K].unbind(1)
-            index_K = torch.arange(total, device=device) - start_K
-            yield number_K + first, x0_K + index_K % wide_K + 0.5, y0_K + index_K // wide_K + 0.5
+            number_K = torch.repeat_interleave(number_N[first:end], count_N[first:end], output_size=total)
+            x0_K, y0_K, wide_K, start_K = box_N4[number_K].unbind(1)
+            index_K = torch.arange(total, device=number_N.device) + int(starts[first]) - start_K
+            x_K, y_K = x0_K + index_K % wide_K, y0_K + index_K // wide_K
+            yield number_K, x_K.float() + 0.5, y_K.float() + 0.5
         first = end
 
 

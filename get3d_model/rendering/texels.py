@@ -37,11 +37,6 @@ class Texels:
     points_T3: np.ndarray
 
 
-def texel_coordinates(uvs_W2: np.ndarray, resolution: int) -> np.ndarray:
-    """float64 W2: x to the right, y down, texel centres at half-integers."""
-    return uvs_W2.astype(np.float64) * (resolution, -resolution) + (0.0, resolution)
-
-
 def border_half_edges(faces_F3: np.ndarray, vertices: int) -> np.ndarray:
     """Half-edges without a partner, 3 * face + corner, ascending; int32."""
     rings_E = edge_rings(faces_F3, vertices, 1)
@@ -54,7 +49,8 @@ def needed_texels(unwrapped: UnwrappedMesh, resolution: int, threads: int = 1) -
     vertices_W3 = np.ascontiguousarray(unwrapped.mesh.vertices_V3, np.float32)
     if not len(faces_F3):
         return Texels(np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
-    xy_W2 = texel_coordinates(unwrapped.uvs_W2, resolution)
+    # Texel coordinates: x to the right, y down, centres at half-integers.
+    xy_W2 = unwrapped.uvs_W2.astype(np.float64) * (resolution, -resolution) + (0.0, resolution)
     border_B = border_half_edges(faces_F3, len(vertices_W3))
     # 4 * face, plus 0 where a face covers the centre, plus 1 to 3 beyond its edge 0 to 2; -1 where not needed.
     owner_HH = np.full((resolution, resolution), -1, np.int32)
