@@ -24,6 +24,7 @@ from get3d_model.rendering.mipmap import build_mips, face_texels
 from get3d_model.rendering.normals import crease_normals
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.types import TexturedMesh
+from tests.get3d_model.rendering.reference import barycentrics_reference
 
 CPU = torch.device("cpu")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -117,13 +118,18 @@ def test_packing_numbers_records_and_texels_through() -> None:
 
 
 class SubpixelRasterizer(CpuRasterizer):
-    """Ours with vertices rounded to 1/16 pixel, as nvdiffrast rounds them: what it decides of samples on edges."""
+    """Ours with nvdiffrast's coverage: of vertices rounded to 1/16 pixel; barycentrics are those of the vertices."""
 
     def rasterize(self, pos_V4, faces_F3, ranges_B2, resolution):
         sixteenths_2 = torch.tensor([resolution[1], resolution[0]]) * 8
-        pos_V4 = pos_V4.clone()
-        pos_V4[:, :2] = (pos_V4[:, :2] / pos_V4[:, 3:] * sixteenths_2).round() / sixteenths_2 * pos_V4[:, 3:]
-        return super().rasterize(pos_V4, faces_F3, ranges_B2, resolution)
+        rounded_V4 = pos_V4.clone()
+        rounded_V4[:, :2] = (pos_V4[:, :2] / pos_V4[:, 3:] * sixteenths_2).round() / sixteenths_2
+        rounded_V4[:, :2] *= pos_V4[:, 3:]
+        rast_BHW4 = super().rasterize(rounded_V4, faces_F3, ranges_B2, resolution)
+        for rast_HW4 in rast_BHW4:
+            id_HW = rast_HW4[..., 3].to(torch.int32)
+            rast_HW4[id_HW > 0, :2] = barycentrics_reference(pos_V4.double(), faces_F3, id_HW).float()
+        return rast_BHW4
 
 
 needs_triton = pytest.mark.skipif(
