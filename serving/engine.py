@@ -356,5 +356,5 @@ def load_engine(
 
 def _bind(device: torch.device) -> None:
     """Makes `device` the calling thread's own, which kernels are launched on."""
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
