@@ -16,8 +16,8 @@ from serving.server import TritonServer
 from tests.serving.tiny import write_checkpoint
 
 pytestmark = pytest.mark.e2e
-# About two seconds of work on one processor.
-SLOW = SampleRequest(seed=1, texture_resolution=2048)
+# About two seconds of work on however many processors: pictures are drawn one after the other.
+SLOW = SampleRequest(seed=1, deliver="preview", preview_resolution=1024, preview_frames=8)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sample_while_stopping(server: TritonServer, requests: int) -> list[SampleResponse | Exception]:
-    """What requests get that are under way or wait when the server is told to end."""
-    answers: list[SampleResponse | Exception] = []
+def sample_while_stopping(
+    server: TritonServer, requests: int, rows: int = 1
+) -> list[list[SampleResponse] | Exception]:
+    """What requests of so many rows get that are under way or wait when the server is told to end."""
+    answers: list[list[SampleResponse] | Exception] = []
 
     def ask() -> None:
         try:
             with Get3DClient(server.grpc_url, timeout_s=20.0) as client:
-                answers.append(client.sample(SLOW))
+                answers.append(client.sample_rows([SLOW] * rows))
         except (InputError, ServiceError) as error:
             answers.append(error)
 
@@ -51,10 +53,11 @@ def sample_while_stopping(server: TritonServer, requests: int) -> list[SampleRes
 def test_accepted_requests_are_answered_before_it_ends(repository: Path) -> None:
     with TritonServer(repository, drain_timeout_s=60.0) as server:
         answers = sample_while_stopping(server, 3)
-    assert [type(answer) for answer in answers] == [SampleResponse] * 3, answers
+    assert [type(answer) for answer in answers] == [list] * 3, answers
 
 
 def test_without_time_to_drain_they_are_not(repository: Path) -> None:
     with TritonServer(repository, drain_timeout_s=0.0) as server:
-        answers = sample_while_stopping(server, 1)
+        # Longer than a server has that was told to end.
+        answers = sample_while_stopping(server, 1, rows=6)
     assert isinstance(answers[0], Exception)
