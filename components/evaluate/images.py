@@ -97,6 +97,8 @@ class Pictures:
             "image_downscaling": "antialiased bilinear",
             "image_texture_resolution": self.settings.texture_resolution,
             "image_mesh_renderer": f"unlit, {SUPERSAMPLE}x{SUPERSAMPLE} samples per pixel",
+            # Edges differ a little between rasterisers.
+            "image_rasterizer": "cpu" if self.sampler.device.type == "cpu" else "nvdiffrast",
             "image_cameras": "training distribution",
         }
 
