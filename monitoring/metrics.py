@@ -32,10 +32,12 @@ class Metric:
 ERROR_REASONS = ("invalid", "cancelled", "timeout", "internal")
 STAGES = ("networks", "extraction", "decimation", "atlas", "texture", "encode", "preview")
 """networks to texture: see `serving.engine`. On a GPU networks and extraction are those of a whole batch."""
-STATISTICS = (
+MESH_STATISTICS = (
     "triangles", "area", "volume", "extent_x", "extent_y", "extent_z", "brightness", "saturation"
 )  # fmt: skip
-"""Of a sampled mesh: see `serving.drift`."""
+RENDER_STATISTICS = ("render_silhouette", "render_brightness", "render_saturation", "render_contrast")
+STATISTICS = (*MESH_STATISTICS, *RENDER_STATISTICS)
+"""Of a sampled mesh, and of its picture: see `serving.drift`."""
 DRIFT_BINS = tuple(str(number) for number in range(5))
 TRAINING_STATES = ("running", "finished", "interrupted", "diverged", "failed")
 STEPS = (

@@ -1,19 +1,21 @@
-"""Drift: whether the meshes that a server samples are still those of the model that was exported.
+"""Drift: whether what a server samples, and its pictures, are still those of the model that was exported.
 
-An export samples meshes with the model's own defaults and records, for every statistic, the edges that cut them into
-bins of about equal size. The served model counts into the same bins what it samples with those defaults, whatever the
-seeds. Prometheus has both and makes of them the population stability index (PSI) over any window and any number of
-replicas: sum over bins of (actual - expected) ln(actual / expected) (Siddiqi, Credit Risk Scorecards, 2006). Below 0.1
-nothing has changed; 0.25 and more is another population.
+An export samples meshes with the model's own defaults, renders each, and records, for every statistic, the edges that
+cut them into bins of about equal size. The served model counts into the same bins what it samples with those defaults,
+whatever the seeds; it renders every RENDER_EVERY-th of them. Prometheus has both and makes of them the population
+stability index (PSI) over any window and any number of replicas: sum over bins of (actual - expected)
+ln(actual / expected) (Siddiqi, Credit Risk Scorecards, 2006). Below 0.1 nothing has changed; 0.25 and more is another
+population.
 
     <version>/drift.json    edges and counts by statistic
 
-Shape legend: V vertices, F triangles, P sampled vertices, K bins
+Shape legend: V vertices, F triangles, P sampled vertices, K bins, H picture height, W picture width
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,7 +26,7 @@ import numpy as np
 
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
-from monitoring.metrics import DRIFT_BINS, STATISTICS
+from monitoring.metrics import DRIFT_BINS, RENDER_STATISTICS, STATISTICS
 
 if TYPE_CHECKING:
     from get3d_model.inference import Sampler, Shapes
@@ -35,6 +37,11 @@ DRIFT_FILE = "drift.json"
 DEFAULT_SAMPLES = 128
 """With 5 bins and 200 served meshes the PSI of an unchanged model is 0.05 on average, and 0.25 practically never."""
 COLOUR_POINTS = 256
+RENDER_EVERY = 4
+"""Of the meshes that are counted one in so many is rendered, too: a picture costs about as much as all else here."""
+RENDER_RESOLUTION = 64
+RENDER_AZIMUTH_DEG, RENDER_ELEVATION_DEG = 30.0, 18.0
+"""The same for all, so that pictures differ by what they show."""
 PROBE_SEED = 0
 """What liveness probes and the warm-up ask for."""
 REMEMBERED_SEEDS = 4096
@@ -66,7 +73,7 @@ def round_digits(value: float) -> float:
 
 
 def statistics_of(mesh: Mesh, colors_P3: np.ndarray) -> dict[str, float]:
-    """The STATISTICS of one mesh before decimation. colors_P3: uint8 colours at some of its vertices.
+    """The MESH_STATISTICS of one mesh before decimation. colors_P3: uint8 colours at some of its vertices.
 
     Area and volume are in world units; volume is signed, and of a mesh with holes only a number. Values that are not
     finite are left out.
@@ -104,6 +111,44 @@ def measured(sampler: Sampler, shapes: Shapes, index: int, mesh: Mesh, threads: 
     return statistics_of(mesh, colors_P3)
 
 
+def statistics_of_picture(rgba_HW4: np.ndarray) -> dict[str, float]:
+    """The RENDER_STATISTICS of one picture, uint8, alpha its silhouette; all from 0 to 1.
+
+    Share of the picture that the silhouette covers; and in it mean brightness, mean saturation (largest less smallest
+    channel) and the standard deviation of the brightness. Where nothing is seen, only the first.
+    """
+    rgba_HW4 = rgba_HW4.astype(np.float64) / 255.0
+    covered_HW = rgba_HW4[..., 3]
+    values = {"render_silhouette": float(covered_HW.mean())}
+    if covered_HW.sum() < 1.0:
+        return values
+    brightness_HW, saturation_HW = rgba_HW4[..., :3].mean(axis=2), np.ptp(rgba_HW4[..., :3], axis=2)
+    mean = np.average(brightness_HW, weights=covered_HW)
+    variance = np.average((brightness_HW - mean) ** 2, weights=covered_HW)
+    return values | {
+        "render_brightness": float(mean),
+        "render_saturation": float(np.average(saturation_HW, weights=covered_HW)),
+        "render_contrast": math.sqrt(variance),
+    }
+
+
+def rendered(sampler: Sampler, shapes: Shapes) -> dict[str, float]:
+    """As `statistics_of_picture`, of a batch of one shape; nothing where the sampler has no rasteriser."""
+    from get3d_model.cameras import turntable
+
+    if sampler.rasterizer is None:
+        return {}
+    orbit = sampler.config.cameras.orbit
+    camera = turntable(
+        1,
+        math.radians(90.0 - RENDER_ELEVATION_DEG),
+        math.radians(RENDER_AZIMUTH_DEG),
+        orbit.radius,
+        math.radians(orbit.field_of_view_deg),
+    ).to(sampler.device)
+    return statistics_of_picture(sampler.picture(shapes, camera, RENDER_RESOLUTION)[0])
+
+
 def make_reference(values: list[dict[str, float]], truncation_psi: float) -> DriftReference:
     """values: the statistics of each sampled mesh. Raises InputError for too few."""
     bins = len(DRIFT_BINS)
@@ -129,7 +174,8 @@ def sample_reference(sampler: Sampler, samples: int, truncation_psi: float) -> D
     for seed in range(samples):
         with torch.no_grad():
             shapes = sampler.shapes(sampler.styles([seed], truncation_psi))
-            values.append(measured(sampler, shapes, 0, shapes.meshes.to_host()[0]))
+            mesh = shapes.meshes.to_host()[0]
+            values.append(measured(sampler, shapes, 0, mesh) | rendered(sampler, shapes))
     return make_reference(values, truncation_psi)
 
 
@@ -172,6 +218,8 @@ class DriftCounter:
     def __init__(self, reference: DriftReference, count: CountBin) -> None:
         self.reference, self._count = reference, count
         self._seeds: dict[int, None] = {}
+        self._renders = bool(reference.edges.keys() & set(RENDER_STATISTICS))
+        self._seen = 0
         self._lock = threading.Lock()
 
     def wants(self, request: SampleRequest) -> bool:
@@ -189,6 +237,12 @@ class DriftCounter:
             if len(self._seeds) > REMEMBERED_SEEDS:
                 del self._seeds[next(iter(self._seeds))]
         return True
+
+    def wants_render(self) -> bool:
+        """Whether the mesh that `wants` has just let through is one of those that are rendered."""
+        with self._lock:
+            self._seen += 1
+            return self._renders and self._seen % RENDER_EVERY == 0
 
     def see(self, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -45,7 +45,7 @@ from serving.codec import (
     SampleResponse,
     check_size,
 )
-from serving.drift import DriftCounter, measured
+from serving.drift import DriftCounter, measured, rendered
 from serving.jobs import Job, Row, State
 from serving.latent_rows import class_number, styles_of
 from serving.repository import ModelCard
@@ -250,6 +250,9 @@ class Engine:
             }
         if self.drift is not None and self.drift.wants(request):
             self.drift.see(measured(self.sampler, row.shapes, 0, full, threads))
+            if self.drift.wants_render():
+                with self._pictures:
+                    self.drift.see(rendered(self.sampler, row.shapes))
         return content, facts
 
     def _textured(self, row: Row, mesh: Mesh, threads: int) -> TexturedMesh:

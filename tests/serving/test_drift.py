@@ -17,7 +17,13 @@ from components.export.main import export
 from get3d_model.errors import InputError
 from get3d_model.inference import Sampler
 from get3d_model.types import Mesh
-from monitoring.metrics import DRIFT_BINS, SERVING, STATISTICS, series_names
+from monitoring.metrics import (
+    DRIFT_BINS,
+    MESH_STATISTICS,
+    RENDER_STATISTICS,
+    SERVING,
+    series_names,
+)
 from serving import drift
 from serving.client import Get3DClient
 from serving.codec import SampleRequest
@@ -32,13 +38,34 @@ def box(extents: tuple[float, float, float]) -> Mesh:
 def test_statistics_of_a_box() -> None:
     colors = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
     values = drift.statistics_of(box((1.0, 0.5, 0.25)), colors)
-    assert values.keys() == set(STATISTICS)
+    assert values.keys() == set(MESH_STATISTICS)
     assert values == pytest.approx(
         {
             "triangles": 12, "area": 1.75, "volume": 0.125, "extent_x": 1.0, "extent_y": 0.5, "extent_z": 0.25,
             "brightness": 1 / 3, "saturation": 1.0,
         }
     )  # fmt: skip
+
+
+def test_statistics_of_a_picture() -> None:
+    """A quarter is covered, half of it black and half of it pure red; what is not covered does not count."""
+    rgba_HW4 = np.full((8, 8, 4), 255, np.uint8)
+    rgba_HW4[..., 3] = 0
+    rgba_HW4[:4, :4, 3] = 255
+    rgba_HW4[:2, :4, :3] = 0
+    rgba_HW4[2:4, :4] = (255, 0, 0, 255)
+    values = drift.statistics_of_picture(rgba_HW4)
+    assert values == pytest.approx(
+        {
+            "render_silhouette": 1 / 4,
+            "render_brightness": 1 / 6,
+            "render_saturation": 1 / 2,
+            "render_contrast": 1 / 6,
+        }
+    )
+    assert values.keys() == set(RENDER_STATISTICS)
+    rgba_HW4[..., 3] = 0
+    assert drift.statistics_of_picture(rgba_HW4) == {"render_silhouette": 0.0}
 
 
 def test_an_empty_and_a_broken_mesh() -> None:
@@ -71,6 +98,29 @@ def test_the_index_tells_another_population_from_the_same() -> None:
     assert index(reference, same, "triangles") < 0.01, "a constant is one bin, here and there"
 
 
+def discs(seed: int, count: int, shade: float) -> list[dict[str, float]]:
+    """Statistics of pictures of coloured discs of random sizes and colours, which are `shade` of what they may be."""
+    generator = np.random.default_rng(seed)
+    y_HW, x_HW = np.mgrid[-1:1:32j, -1:1:32j]
+    found = []
+    for radius, color_3 in zip(generator.uniform(0.3, 0.9, count), generator.random((count, 3)), strict=True):
+        inside_HW = x_HW**2 + y_HW**2 < radius**2
+        texture_HW = 0.5 + 0.5 * generator.random((32, 32))
+        rgb_HW3 = np.where(inside_HW[..., None], texture_HW[..., None] * color_3 * shade, 1.0)
+        rgba_HW4 = np.concatenate([rgb_HW3, inside_HW[..., None]], axis=2)
+        found.append(drift.statistics_of_picture((rgba_HW4 * 255).astype(np.uint8)))
+    return found
+
+
+def test_the_index_tells_pictures_that_went_dark_from_the_same() -> None:
+    """As where another rasteriser or driver draws otherwise, though the meshes are the same."""
+    reference = drift.make_reference(discs(0, drift.DEFAULT_SAMPLES, 1.0), 0.7)
+    same, dark = discs(1, 200, 1.0), discs(2, 200, 0.4)
+    for name in RENDER_STATISTICS:
+        assert index(reference, same, name) < 0.25, name
+        assert (index(reference, dark, name) > 0.25) == (name != "render_silhouette"), name
+
+
 def test_the_index_by_hand() -> None:
     counts = [9.5, 19.5, 29.5]  # with the half added: 10, 20, 30 of 60
     expected = [0.2, 0.3, 0.5]
@@ -100,6 +150,8 @@ def test_samples_of_a_model_are_counted_as_they_were_recorded(checkpoint: Path) 
     for seed in range(20):
         shapes = sampler.shapes(sampler.styles([seed], 0.7))
         counter.see(drift.measured(sampler, shapes, 0, shapes.meshes.to_host()[0]))
+        counter.see(drift.rendered(sampler, shapes))
+    assert reference.edges.keys() == {*MESH_STATISTICS, *RENDER_STATISTICS}
     for name in reference.edges:
         assert [counted.count((name, number)) for number in DRIFT_BINS] == reference.counts[name]
     assert counter.wants(SampleRequest(3, 0.7)) and not counter.wants(SampleRequest(3, 0.7)), (
@@ -113,6 +165,14 @@ def test_samples_of_a_model_are_counted_as_they_were_recorded(checkpoint: Path) 
     assert not any(counter.wants(request) for request in (*others, SampleRequest(0, 0.7)))
     assert all(counter.wants(SampleRequest(seed, 0.7)) for seed in range(4, 4 + drift.REMEMBERED_SEEDS))
     assert counter.wants(SampleRequest(3, 0.7)), "long ago"
+    assert [counter.wants_render() for _ in range(8)] == [False, False, False, True] * 2
+    without = {name: edges for name, edges in reference.edges.items() if name in MESH_STATISTICS}
+    older = drift.DriftCounter(dataclasses.replace(reference, edges=without), lambda *place: None)
+    assert not any(older.wants_render() for _ in range(8)), (
+        "a version that was exported before there were pictures"
+    )
+    sampler.rasterizer = None
+    assert drift.rendered(sampler, shapes) == {}
 
 
 @pytest.mark.e2e
@@ -143,8 +203,11 @@ def test_the_real_server_counts_what_it_samples(checkpoint: Path, tmp_path: Path
         (labels["statistic"], labels["bin"]): count
         for labels, count in found["get3d_sampled_statistic_total"]
     }
-    for name in STATISTICS:
-        assert sum(places[name, number] for number in DRIFT_BINS) == 5, "the sixth had another truncation"
+    for name in (*MESH_STATISTICS, *RENDER_STATISTICS):
+        counted = 5 if name in MESH_STATISTICS else 5 // drift.RENDER_EVERY
+        assert sum(places[name, number] for number in DRIFT_BINS) == counted, (
+            "the sixth had another truncation"
+        )
     expected = [reference.bin_of("triangles", float(count)) for count in faces]
     assert [places["triangles", number] for number in DRIFT_BINS] == [expected.count(n) for n in DRIFT_BINS]
     shares = {(labels["statistic"], labels["bin"]): share for labels, share in found["get3d_reference_share"]}
