@@ -20,6 +20,7 @@ from components.data.pointer import DataPointer
 from components.dvc_support import one_line
 from components.version.metrics import read_metrics
 from components.version.sources import Given, check_known
+from components.version.stages import PIPELINE_FILE, with_all_stages, without_stages
 from components.version.upload import Content, RemoteStore, is_temporary
 from get3d_model.errors import InputError
 
@@ -75,6 +76,9 @@ def record(
 
     # It tells of every lock file; errors come as exceptions.
     logging.getLogger("dvc").setLevel(logging.ERROR)
+    pipeline = folder / PIPELINE_FILE
+    if pipeline.is_file():
+        pipeline.write_text(with_all_stages(pipeline.read_text()))
     try:
         with Repo(str(folder)) as repo:
             # Its own belongs to the place of the clone, which is another one each time.
@@ -108,6 +112,7 @@ def _record(
     for name in given.by_path.keys() & (outputs.keys() - made):
         raise InputError(f"--outputs {name}: its stage is left out by --without; leave out one of the two")
     inputs = check_known(given, outputs, reads)
+    pipeline = without_stages((folder / PIPELINE_FILE).read_text(), without)
     run = _Run(folder, RemoteStore(repo, remote, scratch), repo.dvcignore)
 
     for name in inputs:
@@ -122,7 +127,15 @@ def _record(
     for stage in kept:
         _check_kept(run, stage)
     _write_lock(run, recorded, kept)
-    files = [params_file, LOCK_FILE, *run.in_git, *(_write_input(run, name) for name in inputs)]
+    metrics = read_metrics(_metric_files(run, recorded))
+    (folder / PIPELINE_FILE).write_text(pipeline)
+    files = [
+        params_file,
+        PIPELINE_FILE,
+        LOCK_FILE,
+        *run.in_git,
+        *(_write_input(run, name) for name in inputs),
+    ]
     return Recorded(
         remote=run.store.name,
         remote_url=run.store.url,
@@ -134,7 +147,7 @@ def _record(
             }
             for name, content in sorted(run.contents.items())
         },
-        metrics=read_metrics(_metric_files(run, recorded)),
+        metrics=metrics,
         not_recorded=tuple(name for name in names if name in without),
         files=tuple(files),
     )
@@ -269,7 +282,7 @@ def _write_input(run: _Run, name: str) -> str:
 
 def _metric_files(run: _Run, stages: list[Any]) -> list[Path]:
     """The files with metrics that the run left: outputs that are metrics, and dvc.yaml's own list."""
-    declared = yaml.safe_load((run.root / "dvc.yaml").read_text()).get("metrics") or []
+    declared = yaml.safe_load((run.root / PIPELINE_FILE).read_text()).get("metrics") or []
     names = [path(out, run.root) for stage in stages for out in stage.outs if out.metric]
     found = []
     for name in [*names, *declared]:

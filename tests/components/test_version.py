@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.version.main import VERSION_FILE, VersionRequest, main, record_version
+from components.version.main import VERSION_FILE, main, record_version
 from get3d_model.errors import InputError
 from pipelines.cli import build_parser
 from tests.components.version_project import (
@@ -27,35 +23,10 @@ from tests.components.version_project import (
     Project,
     check_version,
     git,
-    make_project,
     read_json,
+    set_remote,
+    snapshot,
 )
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Made once, because it takes seconds; nobody writes into it."""
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def project(made: Project, tmp_path: Path) -> Project:
-    """A copy with a repository and remote of its own. The remote's path is in the commit, so it is a link there."""
-    shutil.copytree(made.bare, tmp_path / "bare.git")
-    shutil.copytree(made.run, tmp_path / "run")
-    remote = made.folder / "remote"
-    remote.unlink(missing_ok=True)
-    (tmp_path / "remote").mkdir()
-    remote.symlink_to(tmp_path / "remote")
-    return replace(made, folder=tmp_path, bare=tmp_path / "bare.git", run=tmp_path / "run")
-
-
-def snapshot(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    return {
-        str(p): (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_mode)
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 def test_a_fresh_clone_of_a_version_has_nothing_to_do(project: Project) -> None:
@@ -189,6 +160,14 @@ def test_a_stage_that_did_not_run(project: Project) -> None:
     version = record_version(project.request(outputs=outputs, without=("evaluate",)))
     assert version.not_recorded == ("evaluate",)
     assert version.metrics == {"best.value": 5.0}
+    clone = check_version(project.bare, "runs/a-1", project.folder)
+    assert sorted(path.name for path in (clone / "outputs").iterdir()) == ["train"]
+    # Recorded again: the same. A version that starts from it has the stage back.
+    assert not record_version(project.request(outputs=outputs, without=("evaluate",))).created
+    record_version(project.request("a-2", revision="runs/a-1"))
+    clone = check_version(project.bare, "runs/a-2", project.folder)
+    assert (clone / OUTPUTS[2]).exists()
+    assert (clone / "dvc.yaml").read_text() == git(project.bare, "show", "main:dvc.yaml") + "\n"
 
 
 def test_outputs_of_the_revision_are_kept_where_they_still_fit(project: Project) -> None:
@@ -229,188 +208,6 @@ def test_an_input_of_the_run_is_recorded_too(project: Project) -> None:
     record_version(replace(request, changes=("meshes.path=data/own",), outputs=outputs))
     clone = check_version(project.bare, "runs/a-1", project.folder)
     assert (clone / "data/own/car.glb").read_text() == "car"
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def set_remote(project: Project, text: str) -> None:
-    """Another `.dvc/config` on the main branch, with a commit of its own."""
-    work = project.folder / "edit"
-    git(project.folder, "clone", "--quiet", str(project.bare), str(work))
-    (work / ".dvc" / "config").write_text(text)
-    git(work, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", "remote")
-    git(work, "push", "--quiet", "origin", "main")
-
-
-def no_repository(project: Project) -> dict[str, Any]:
-    return {"repo": str(project.folder / "nothing.git")}
-
-
-def unreachable_repository(project: Project) -> dict[str, Any]:
-    return {"repo": f"http://someone:secret@127.0.0.1:{closed_port()}/x.git"}
-
-
-def no_remote(project: Project) -> dict[str, Any]:
-    set_remote(project, "[core]\n    analytics = false\n")
-    return {"revision": "main"}
-
-
-def unreachable_ssh(project: Project) -> dict[str, Any]:
-    url = f"ssh://u@127.0.0.1:{closed_port()}/store"
-    set_remote(project, f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n")
-    return {"revision": "main"}
-
-
-def unreachable_s3(project: Project) -> dict[str, Any]:
-    # Five attempts, each twice as long after the one before, are for real networks.
-    os.environ["AWS_MAX_ATTEMPTS"] = "1"
-    address = f"http://127.0.0.1:{closed_port()}"
-    settings = f"url = s3://bucket/x\n    endpointurl = {address}\n    access_key_id = a\n    secret_access_key = b\n"
-    set_remote(project, f"[core]\n    remote = store\n['remote \"store\"']\n    {settings}")
-    return {"revision": "main"}
-
-
-def gone(project: Project) -> dict[str, Any]:
-    shutil.rmtree(project.run / "outputs/train")
-    return {}
-
-
-def empty(project: Project) -> dict[str, Any]:
-    shutil.rmtree(project.run / "outputs/train")
-    (project.run / "outputs/train").mkdir()
-    return {}
-
-
-def with_outputs(*more: str) -> Callable[[Project], dict[str, Any]]:
-    return lambda project: {
-        "outputs": (*project.request().outputs, *(m.format(run=project.run) for m in more))
-    }
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (no_repository, ["--repo", "nothing.git", "cannot be cloned"]),
-        (unreachable_repository, ["127.0.0.1", "cannot be cloned"]),
-        (lambda p: {"revision": "0" * 40}, ["--revision", "000", "no such commit, branch or tag"]),
-        (lambda p: {"revision": "--all"}, ["--revision --all", "no such commit"]),
-        (lambda p: {"run_id": "a/../b"}, ["--run-id", "cannot name a branch"]),
-        (lambda p: {"run_id": "-x"}, ["--run-id", "cannot name a branch"]),
-        (lambda p: {"remote": "stroe"}, ["DVC remote stroe", "known are: store"]),
-        (no_remote, ["no default DVC remote", "dvc remote add"]),
-        (unreachable_ssh, ["DVC remote store (ssh://", "untouched", "again"]),
-        (unreachable_s3, ["DVC remote store (s3://bucket/x)", "untouched", "again"]),
-        (gone, ["outputs/train", "is not there"]),
-        (empty, ["outputs/train", "is empty"]),
-        (with_outputs("outputs/trian={run}"), ["outputs/trian", "did you mean outputs/train"]),
-        (with_outputs("/etc=/etc"), ["'/etc' is no path inside the repository"]),
-        (with_outputs("outputs/train={run}"), ["outputs/train twice"]),
-        (lambda p: {"outputs": (str(p.folder / "nowhere"),)}, ["nowhere", "no such folder"]),
-        (
-            lambda p: {"outputs": (str(p.run), f"{OUTPUTS[2]}={p.run}")},
-            ["is a folder, and stage evaluate makes a file"],
-        ),
-        (lambda p: {"without": ("tarin",)}, ["--without tarin", "render, train, evaluate"]),
-        (lambda p: {"without": ("train",)}, ["outputs/train", "left out by --without"]),
-        (lambda p: {"params": p.folder / "no.yaml"}, ["--params", "no.yaml", "cannot be read"]),
-        (lambda p: {"params": p.run / "data/rendered/shards/1.tar"}, ["--params", "is no params file"]),
-        (lambda p: {"changes": ("x",)}, ["--set x", "SECTION.NAME=VALUE"]),
-        (lambda p: {"outputs": ("data/rendered=dvc://x",)}, ["dvc://REPO@REVISION:PATH"]),
-    ],
-)
-def test_mistakes_end_in_one_line(
-    change: Callable[[Project], dict[str, Any]],
-    words: list[str],
-    project: Project,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "")  # restored afterwards, whatever it becomes
-    request = project.request(**change(project))
-    before = snapshot(project.run)
-    with pytest.raises(InputError) as caught:
-        record_version(request)
-    message = str(caught.value)
-    assert "\n" not in message and "secret" not in message
-    for word in words:
-        assert word in message
-    assert project.branches() == [] and snapshot(project.run) == before
-
-
-def test_a_full_disk_is_named(project: Project) -> None:
-    """A limit on the size of files stands for the disk: the system refuses the write in the same place."""
-    import resource
-
-    (project.run / "outputs/train/model").write_bytes(os.urandom(3_000_000))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"cannot be written or read \(File too large\); make space"):
-            record_version(project.request())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, previous)
-    assert project.branches() == []
-    record_version(project.request())
-    check_version(project.bare, "runs/a-1", project.folder)
-
-
-# What changes something outside of the process, and so what being killed between could leave behind.
-WRITES = ("os.rename", "os.remove", "os.mkdir", "os.link", "shutil.rmtree", "subprocess.Popen")
-
-
-def run_until(request: VersionRequest, stop_at: int, counter: Path) -> int:
-    """Runs in a fork that kills itself before its write number `stop_at`; returns how the fork ended."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
-            written = flags & (os.O_WRONLY | os.O_RDWR)
-            if event in WRITES or written:
-                count += 1
-                if count == stop_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        try:
-            record_version(request)
-        except BaseException:
-            os._exit(1)
-        total = count
-        counter.write_text(str(total))
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def check_killed_at(project: Project, points: Callable[[int], list[int]]) -> None:
-    counter = project.folder / "count"
-    assert run_until(project.request("whole"), 0, counter) == 0
-    total = int(counter.read_text())
-    assert total > 50
-    for number, point in enumerate(points(total)):
-        request = project.request(f"k-{number}")
-        assert run_until(request, point, counter) == -signal.SIGKILL, point
-        # Either nothing is recorded, or all of it is.
-        if request.run_id in (name.removeprefix("runs/") for name in project.branches()):
-            check_version(project.bare, f"runs/{request.run_id}", project.folder)
-        record_version(request)
-        assert project.commits(f"runs/{request.run_id}") == 1
-        assert (project.folder / "out" / VERSION_FILE).exists()
-        check_version(project.bare, f"runs/{request.run_id}", project.folder)
-        # So that the next one has to transfer again.
-        shutil.rmtree(project.folder / "remote")
-        (project.folder / "remote").mkdir()
-
-
-def test_killed_and_run_again(project: Project) -> None:
-    check_killed_at(project, lambda total: [round(total * part) for part in (0.2, 0.6, 0.95)])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")

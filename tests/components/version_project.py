@@ -153,5 +153,22 @@ def check_version(bare: Path, branch: str, folder: Path, config: str = "") -> Pa
     return clone
 
 
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    return {
+        str(p): (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_mode)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def set_remote(project: Project, text: str) -> None:
+    """Another `.dvc/config` on the main branch, with a commit of its own."""
+    work = project.folder / "edit"
+    git(project.folder, "clone", "--quiet", str(project.bare), str(work))
+    (work / ".dvc" / "config").write_text(text)
+    git(work, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", "remote")
+    git(work, "push", "--quiet", "origin", "main")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())

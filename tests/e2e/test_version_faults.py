@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.components.test_version import check_killed_at
+from tests.components.test_version_killed import check_killed_at
 from tests.components.test_version_remotes import check_remote
 from tests.components.version_project import make_project
 from tests.e2e.ceph_server import ceph_server
