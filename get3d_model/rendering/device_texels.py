@@ -1,7 +1,8 @@
 """What `texels` computes, by tensor operations: for a GPU, where the texture field is as well.
 
 The same numbers: every texel tries the faces and the border edges in whose box it lies, in float64, and an atomic
-minimum of integer keys decides what the loops of `texels` decide by their order.
+minimum of integer keys decides what the loops of `texels` decide by their order. CUDA tensors get the kernels of
+ops/fused/texels.py.
 
 Shape legend: W vertices, F faces, N boxes, K texels of boxes, H texture size, T needed texels
 """
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.rendering.texels import MAX_OVERHANG, RING, border_half_edges
 from get3d_model.rendering.uv_atlas import UnwrappedMesh
 
@@ -35,9 +37,15 @@ def needed_texels(unwrapped: UnwrappedMesh, resolution: int, device: torch.devic
     xy_W2 = xy_W2 * xy_W2.new_tensor([resolution, -resolution]) + xy_W2.new_tensor([0.0, resolution])
     corners_F33 = torch.from_numpy(unwrapped.mesh.vertices_V3).to(device).float()[faces_F3]
     faces_F32 = xy_W2[faces_F3]
+    key_P = torch.full((resolution * resolution,), NOT_NEEDED, dtype=torch.int64, device=device)
+    if is_fused(key_P):
+        from get3d_model.ops.fused import texels as fused
+
+        fused.claimed(faces_F32, half_edge_B, key_P, resolution, RING)
+        pixel_T = (key_P != NOT_NEEDED).nonzero().squeeze(1)
+        return pixel_T, fused.points(pixel_T, key_P, faces_F32, corners_F33, resolution, MAX_OVERHANG)
     next_B = half_edge_B // 3 * 3 + (half_edge_B + 1) % 3
     edges_B22 = faces_F32.view(-1, 2)[torch.stack([half_edge_B, next_B], 1)]
-    key_P = torch.full((resolution * resolution,), NOT_NEEDED, dtype=torch.int64, device=device)
     for texels in _boxes(faces_F32, 0.0, resolution):
         _cover(faces_F32, *texels, resolution, key_P)
     for texels in _boxes(edges_B22, RING, resolution):
@@ -48,6 +56,10 @@ def needed_texels(unwrapped: UnwrappedMesh, resolution: int, device: torch.devic
 
 def texture_of(pixel_T: Tensor, color_T3: Tensor, resolution: int) -> Tensor:
     """HH3 uint8 with `color_T3` at the needed texels, and the rest filled as by `texels.texture_of`."""
+    if is_fused(color_T3):
+        from get3d_model.ops.fused.texels import filled
+
+        return filled(pixel_T, color_T3, resolution)
     sums_HH4 = torch.zeros(resolution * resolution, 4, dtype=torch.int32, device=pixel_T.device)
     sums_HH4[pixel_T, :3] = color_T3.int()
     sums_HH4[pixel_T, 3] = 1

@@ -1,6 +1,13 @@
-"""Texels by tensor operations against the loops on the CPU: the same texels, points and bytes."""
+"""Texels by tensor operations against the loops on the CPU: the same texels, points and bytes.
+
+On a GPU the fused kernels do it; without one they run where the package triton is and TRITON_INTERPRET=1 is set: slow,
+but the same kernels.
+"""
 
 from __future__ import annotations
+
+import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +21,7 @@ from get3d_model.types import Mesh
 from tests.get3d_model.rendering import atlas_shapes as shapes
 
 CPU = torch.device("cpu")
+INTERPRETED = importlib.util.find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
     CPU,
     pytest.param(
@@ -46,6 +54,22 @@ def test_texels_and_points_are_those_of_the_loops(name: str, atlas: UvAtlas, dev
         color_T3 = np.random.default_rng(0).integers(0, 256, (len(pixel_T), 3)).astype(np.uint8)
         filled = device_texels.texture_of(pixel_T, torch.from_numpy(color_T3).to(device), resolution)
         np.testing.assert_array_equal(filled.cpu(), texels.texture_of(expected, color_T3, resolution))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="NOT RUN: needs the package triton and TRITON_INTERPRET=1")
+@pytest.mark.parametrize("name", MESHES)
+def test_interpreted_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = shapes.vehicle(12) if name == "vehicle" else MESHES[name]()
+    monkeypatch.setattr(device_texels, "is_fused", lambda tensor: True)
+    for resolution in (64, 40):
+        unwrapped = GridAtlas().unwrap(mesh, resolution)
+        expected = texels.needed_texels(unwrapped, resolution)
+        pixel_T, points_T3 = device_texels.needed_texels(unwrapped, resolution, CPU)
+        np.testing.assert_array_equal(pixel_T, expected.pixel_T)
+        np.testing.assert_array_equal(points_T3, expected.points_T3)
+        color_T3 = np.random.default_rng(0).integers(0, 256, (len(pixel_T), 3)).astype(np.uint8)
+        filled = device_texels.texture_of(pixel_T, torch.from_numpy(color_T3), resolution)
+        np.testing.assert_array_equal(filled, texels.texture_of(expected, color_T3, resolution))
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
