@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     from components.evaluate.evaluation import evaluate, lines, write
     from components.evaluate.gate import check_thresholds, decide, read_production
     from components.evaluate.page import Titles
+    from components.render.archive import mesh_folder
     from get3d_model.config import load_config
     from get3d_model.data.manifest import read_manifest
     from get3d_model.inference import Sampler
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if args.weights:
         settings = replace(settings, inception=args.weights)
     check_thresholds(settings.thresholds)
-    with _folder(local_folder(args.meshes)) as meshes:
+    with mesh_folder(local_folder(args.meshes)) as meshes:
         found = evaluate(sampler, data, manifest, meshes, settings, cache_dir(), args.weights_sha256)
     verdict = decide(found.section, settings.thresholds, production)
     identity = sampler.identity
@@ -102,18 +100,6 @@ def _device(text: str) -> str:
         return str(torch.device(text))
     except RuntimeError:
         raise InputError(f"--device {text}: there is no such device; give auto, cpu or cuda") from None
-
-
-@contextlib.contextmanager
-def _folder(meshes: Path) -> Iterator[Path]:
-    """The mesh folder, unpacked for the time being if it is a .zip."""
-    from components.render.archive import is_archive, unpacked
-
-    if not is_archive(meshes):
-        yield meshes
-        return
-    with tempfile.TemporaryDirectory() as temporary, unpacked(meshes, Path(temporary) / "meshes") as folder:
-        yield folder
 
 
 main = command_main("get3d evaluate", __doc__, add_arguments, run)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from get3d_model.entry_point import command_main
@@ -57,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from components.metrics.result import flat, full, table
     from components.metrics.settings import MetricsSettings
     from components.metrics.shapes import measure_folder
+    from components.render.archive import mesh_folder
     from get3d_model.files import clear_disk_errors, write_json_atomic
     from get3d_model.metrics.inception import cache_dir
 
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     device = _device(args.device)
     cache = FeatureCache(None if args.no_cache else args.cache or cache_dir() / "shapes")
-    with _folder(args.generated) as generated_dir, _folder(args.reference) as reference_dir:
+    with mesh_folder(args.generated) as generated_dir, mesh_folder(args.reference) as reference_dir:
         reference = measure_folder(reference_dir, settings, cache, device, "reference")
         generated = measure_folder(generated_dir, settings, cache, device, "generated", settings.quality)
     found = compare(generated, reference, settings, device)
@@ -94,18 +92,6 @@ def _device(name: str):
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: torch sees no CUDA device; use --device cpu")
     return device
-
-
-@contextlib.contextmanager
-def _folder(meshes: Path) -> Iterator[Path]:
-    """The mesh folder, unpacked for the time being if it is a .zip."""
-    from components.render.archive import is_archive, unpacked
-
-    if not is_archive(meshes):
-        yield meshes
-        return
-    with tempfile.TemporaryDirectory() as temporary, unpacked(meshes, Path(temporary) / "meshes") as folder:
-        yield folder
 
 
 main = command_main("get3d metrics", __doc__, add_arguments, run)

@@ -6,6 +6,7 @@ import contextlib
 import lzma
 import shutil
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ _DAMAGE = (
 def is_archive(path: Path) -> bool:
     """Whether the mesh folder is given as a .zip."""
     return Path(path).suffix.lower() == ".zip" and Path(path).is_file()
+
+
+@contextlib.contextmanager
+def mesh_folder(meshes: Path) -> Iterator[Path]:
+    """The mesh folder, unpacked for the time being if it is a .zip. Raises InputError as `unpacked`."""
+    if not is_archive(meshes):
+        yield meshes
+        return
+    with tempfile.TemporaryDirectory() as temporary, unpacked(meshes, Path(temporary) / "meshes") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

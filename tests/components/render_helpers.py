@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from components.render.job import RenderReport, render_dataset
 from components.render.pool import TaskResult, run_one
+from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.errors import InputError
 from get3d_model.mesh_io import save_mesh
 from get3d_model.types import TexturedMesh
+from tests.components.render_fakes import make_fake_renderer
+
+PIXELS = PixelSettings(views=3, resolution=32, supersample=1)
+BOTH = {"layout": "both", "category": "animals"}
 
 
 def save_fan(path: Path, number: int = 0, **extras: str) -> None:
@@ -40,3 +47,22 @@ def render_in_process(monkeypatch: object) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)  # a worker has one
+
+
+def render(
+    meshes: Path,
+    out: Path,
+    slow_s: float = 0.0,
+    log: Path | None = None,
+    version: str = "fake-1",
+    **options: object,
+) -> RenderReport:
+    """With a renderer that paints what it is asked for, and two workers."""
+    options = {"pixels": PIXELS, "workers": 2, "shapes_per_shard": 2, **options}
+    renderer = functools.partial(make_fake_renderer, slow_s=slow_s, log=log)
+    return render_dataset(RenderOptions(meshes, out, **options), renderer, version)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

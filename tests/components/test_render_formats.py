@@ -17,7 +17,6 @@ from components.render.inputs import find_meshes
 from components.render.job import render_dataset
 from components.render.main import main
 from components.render.mesh_files import inspect_meshes
-from components.render.pool import TaskResult, run_one
 from components.render.settings import PixelSettings, RenderOptions
 from components.render.shapenet import shapenet_names
 from components.render.tables import match_table, read_scales, read_table
@@ -32,6 +31,7 @@ from get3d_model.rendering.mesh_renderer import MeshRenderer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.types import TexturedMesh
 from tests.components.render_fakes import make_fake_renderer
+from tests.components.render_helpers import render_in_process
 from tests.get3d_model.test_mesh_io import quarters, sphere
 
 PIXELS = PixelSettings(views=2, resolution=16, supersample=1)
@@ -40,18 +40,7 @@ TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 {} 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl a\nf 1/1 
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch) -> Iterator[None]:
-    """Tasks run here, because workers take seconds to start."""
-
-    def run_here(tasks, make_handler, workers, task_timeout_s, memory_limit=None):
-        handler = make_handler()
-        for task in tasks:
-            kind, text = run_one(handler, task)
-            yield TaskResult(task, None if kind == "done" else text)
-
-    monkeypatch.setattr("components.render.job.run_tasks", run_here)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+    yield from render_in_process(monkeypatch)
 
 
 def obj(path: Path, height: float = 1.0, texture: str | None = None) -> None:

@@ -93,18 +93,8 @@ def test_a_bad_value_ends_the_run_at_the_first_step(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With kfp's own runner and the real components: validation fails, and the exit handler records it."""
-    command = [
-        "pipeline",
-        "run",
-        "--params",
-        "demo",
-        "--workspace",
-        str(tmp_path),
-        "--run-id",
-        "bad",
-        "--nodes",
-        "3",
-    ]
+    command = ["pipeline", "run", "--params", "demo", "--workspace", str(tmp_path)]
+    command += ["--run-id", "bad", "--nodes", "3"]
     assert cli.main(command) == 2
     out, err = capfd.readouterr()
     assert "get3d validate: training.batch_size 8 cannot be shared by 6 processes" in out
@@ -126,16 +116,8 @@ def test_a_bad_value_ends_the_run_at_the_first_step(
 def test_settings_are_checked_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "pipeline",
-        "run",
-        "--params",
-        "demo",
-        "--workspace",
-        str(tmp_path / "ws"),
-        "--set",
-        "training.batchsize=1",
-    ]
+    command = ["pipeline", "run", "--params", "demo", "--workspace", str(tmp_path / "ws")]
+    command += ["--set", "training.batchsize=1"]
     assert cli.main(command) == 2
     assert "unknown setting training.batchsize; did you mean batch_size?" in capsys.readouterr().err
     assert not (tmp_path / "ws").exists()
