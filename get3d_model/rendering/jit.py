@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import partial
 from typing import Any
 
 try:
@@ -11,19 +12,24 @@ except ImportError:  # a GPU machine needs none of the kernels
     numba = None
 
 
-def kernel(function: Callable[..., None]) -> Callable[..., Any]:
-    """Compiles `function` at its first call.
+def kernel(
+    function: Callable[..., None] | None = None, *, fastmath: Set[str] = frozenset()
+) -> Callable[..., Any]:
+    """Compiles `function` at its first call. fastmath: what LLVM may do with floating-point numbers (its flags' names).
 
     A kernel may call kernels of its own file only: numba renews the cache by the date of that one file.
     """
+    if function is None:
+        return partial(kernel, fastmath=fastmath)
     if numba is None:
         return _missing(function)
+    options = {"nogil": True, "fastmath": set(fastmath)}
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:
         # Neither the package nor the home directory can be written (a container with a read-only root):
         # compiled anew in every process, about ten seconds. NUMBA_CACHE_DIR names another place.
-        return numba.njit(nogil=True)(function)
+        return numba.njit(**options)(function)
 
 
 def _missing(function: Callable[..., None]) -> Callable[..., Any]:

@@ -38,7 +38,8 @@ def composed(field: TextureField, points_T3: torch.Tensor, extent: float, mirror
 
 
 @pytest.mark.parametrize(
-    ("channels", "widths", "mirror"), [(32, [32, 16], True), (5, [7, 9, 3], False), (6, [4], False)]
+    ("channels", "widths", "mirror"),
+    [(32, [32, 16], True), (5, [7, 9, 3], False), (6, [4], False), (3, [40, 35, 5], True)],
 )
 def test_values_are_those_of_the_composition(channels: int, widths: list[int], mirror: bool) -> None:
     field = random_field(channels, widths, 16)
