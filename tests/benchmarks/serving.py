@@ -7,8 +7,8 @@ texture on all; requests that come together have a core each, so the ratio of th
 cores over the share of them that a lone request keeps busy. `load_1min` tells whether the machine was busy with
 something else: figures are only worth something where it is that of the benchmark alone.
 
---direct     drives the model's engine in this process, with batches made as the dynamic batcher makes them, where
-             there is no Triton (the wheel is not needed then); latency lacks gRPC, about 3 ms for a GLB of 1 MB
+--direct     drives the model's engine in processes of its own, with batches made as the dynamic batcher makes them,
+             where there is no Triton (the wheel is not needed then); latency lacks gRPC, about 3 ms for a GLB of 1 MB
 --device     cuda: the networks, the field and the extraction run there; with a server, Triton chooses it by itself
 --checkpoint trained weights; --preset an untrained generator of get3d_model/configs instead
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import queue
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +42,46 @@ QUEUE_DELAY_S = 0.005
 Sample = Callable[[SampleRequest], SampleResponse]
 
 
+def _serve_batches(connection: Connection, folder: Path, device: str, workers: int) -> None:
+    """An instance: a process as Triton's stub is, answering a batch at a time."""
+    import torch
+
+    from serving.engine import load_engine
+    from serving.jobs import Job
+    from serving.repository import read_model_card
+
+    engine = load_engine(folder, read_model_card(folder), "1", torch.device(device), workers)
+    engine.warm_up()
+    connection.send("ready")
+    while (batch := connection.recv()) is not None:
+        outcomes = engine.run([Job([request]) for request in batch])
+        connection.send([o if isinstance(o, Exception) else o[0] for o in outcomes])
+    engine.close()
+
+
 class DirectService:
-    """The engine behind a queue that batches as Triton's dynamic batcher does; `instances` batches at a time."""
+    """Engines behind a queue that batches as Triton's dynamic batcher does; `instances` processes, as with Triton."""
 
     def __init__(self, repository: Path, device: str, instances: int) -> None:
-        import torch
-
-        from serving.engine import load_engine
         from serving.repository import read_model_card
 
         folder = repository / "get3d" / "1"
-        card = read_model_card(folder)
-        workers = max(1, len(os.sched_getaffinity(0)) // instances)
-        self._most = card.max_batch_size
+        self._most = read_model_card(folder).max_batch_size
         self._queue: queue.SimpleQueue[tuple[SampleRequest, Future[SampleResponse]] | None] = (
             queue.SimpleQueue()
         )
-        self._engines = [
-            load_engine(folder, card, "1", torch.device(device), workers) for _ in range(instances)
-        ]
-        for engine in self._engines:
-            engine.warm_up()
-        self._threads = [threading.Thread(target=self._serve, args=(engine,)) for engine in self._engines]
+        workers = max(1, len(os.sched_getaffinity(0)) // instances)
+        context = multiprocessing.get_context("spawn")
+        self._threads, self._processes = [], []
+        for _ in range(instances):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve_batches, args=(theirs, folder, device, workers))
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._threads.append(threading.Thread(target=self._serve, args=(ours,)))
+            # One after the other: two would compile the same kernels.
+            ours.recv()
         for thread in self._threads:
             thread.start()
 
@@ -73,13 +93,11 @@ class DirectService:
     def close(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for thread, engine in zip(self._threads, self._engines, strict=True):
+        for thread, process in zip(self._threads, self._processes, strict=True):
             thread.join()
-            engine.close()
+            process.join()
 
-    def _serve(self, engine: Any) -> None:
-        from serving.jobs import Job
-
+    def _serve(self, instance: Connection) -> None:
         while (first := self._queue.get()) is not None:
             batch, until = [first], time.perf_counter() + QUEUE_DELAY_S
             while len(batch) < self._most:
@@ -91,11 +109,13 @@ class DirectService:
                     self._queue.put(None)
                     break
                 batch.append(item)
-            for (_, future), outcome in zip(batch, engine.run([Job([r]) for r, _ in batch]), strict=True):
+            instance.send([request for request, _ in batch])
+            for (_, future), outcome in zip(batch, instance.recv(), strict=True):
                 if isinstance(outcome, Exception):
                     future.set_exception(outcome)
                 else:
-                    future.set_result(outcome[0])
+                    future.set_result(outcome)
+        instance.send(None)
 
 
 @contextmanager
@@ -175,12 +195,12 @@ def main() -> None:
     source.add_argument("--checkpoint", type=Path, default=DEMO)
     source.add_argument("--preset")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--direct", action="store_true", help="the engine in this process, without Triton")
+    parser.add_argument("--direct", action="store_true", help="the engine without Triton")
     parser.add_argument("--texture-resolution", type=int, default=1024)
     parser.add_argument("--meshes", type=int, default=32, help="per concurrency")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--batch", type=int, default=8, help="largest batch")
-    parser.add_argument("--instances", type=int, default=1, help="processes of the model (--direct: engines)")
+    parser.add_argument("--instances", type=int, default=1, help="processes of the model")
     parser.add_argument("--psi", type=float, default=0.7)
     args = parser.parse_args()
     requests = [SampleRequest(seed, args.psi, args.texture_resolution, "glb") for seed in range(args.meshes)]
