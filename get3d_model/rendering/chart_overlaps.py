@@ -4,7 +4,7 @@ Triangle is tested against triangle, in the cells of a grid over each chart. Coo
 in float64, so that the sign of an area decides without an error margin: what only touches does not overlap.
 
 Shape legend: F faces, E = 3 F half-edges (see cpu/connectivity.py), C charts, P pairs of faces, U units of work,
-R room for the pairs of a unit
+R room for the pairs of a unit, M faces of a chart
 """
 
 from __future__ import annotations
@@ -120,40 +120,48 @@ def _chart_overlaps(members, box_F4, plane_E2, pairs_R2, found):
     # About one cell per face, no more than 4096 along a side.
     size = max(np.sqrt((x1 - x0) * (y1 - y0) / len(members)), longest / min(4096.0, 2.0 * len(members)))
     columns, rows = int((x1 - x0) / size) + 1, int((y1 - y0) / size) + 1
-    heads = np.zeros(columns * rows + 1, np.int64)
-    for step in range(2):
-        if step == 1:
-            for cell in range(columns * rows):
-                heads[cell + 1] += heads[cell]
-            listed = np.empty(heads[columns * rows], np.int32)
-            fill = heads[: columns * rows].copy()
-        for face in members:
-            if _side(plane_E2, 3 * face, 3 * face + 1, 3 * face + 2) <= 0.0:
-                continue
-            for row in range(int((box_F4[face, 1] - y0) / size), int((box_F4[face, 3] - y0) / size) + 1):
-                for column in range(
-                    int((box_F4[face, 0] - x0) / size), int((box_F4[face, 2] - x0) / size) + 1
-                ):
-                    cell = row * columns + column
-                    if step == 0:
-                        heads[cell + 1] += 1
-                    else:
-                        listed[fill[cell]] = face
-                        fill[cell] += 1
+    heads = np.zeros(columns * rows + 1, np.int32)
+    # First and last cell of every member along x and y; none for faces whose projection has no area.
+    cells_M4 = np.zeros((len(members), 4), np.int32)
+    cells_M4[:, 2:] = -1
+    for m in range(len(members)):
+        face = members[m]
+        if _side(plane_E2, 3 * face, 3 * face + 1, 3 * face + 2) <= 0.0:
+            continue
+        for k in range(2):
+            low = x0 if k == 0 else y0
+            cells_M4[m, k] = int((box_F4[face, k] - low) / size)
+            cells_M4[m, 2 + k] = int((box_F4[face, 2 + k] - low) / size)
+        for row in range(cells_M4[m, 1], cells_M4[m, 3] + 1):
+            for column in range(cells_M4[m, 0], cells_M4[m, 2] + 1):
+                heads[row * columns + column + 1] += 1
+    for cell in range(columns * rows):
+        heads[cell + 1] += heads[cell]
+    listed = np.empty(heads[columns * rows], np.int32)
+    fill = heads[: columns * rows].copy()
+    for m in range(len(members)):
+        for row in range(cells_M4[m, 1], cells_M4[m, 3] + 1):
+            for column in range(cells_M4[m, 0], cells_M4[m, 2] + 1):
+                listed[fill[row * columns + column]] = m
+                fill[row * columns + column] += 1
     for row in range(rows):
         for column in range(columns):
             cell = row * columns + column
             for i in range(heads[cell], heads[cell + 1]):
-                f = listed[i]
+                m = listed[i]
+                f = members[m]
                 for j in range(i + 1, heads[cell + 1]):
-                    g = listed[j]
-                    left, low = max(box_F4[f, 0], box_F4[g, 0]), max(box_F4[f, 1], box_F4[g, 1])
+                    n = listed[j]
+                    # A pair is tested in one of the cells it shares: the one of its boxes' common lower corner.
                     if (
-                        left >= min(box_F4[f, 2], box_F4[g, 2])
-                        or low >= min(box_F4[f, 3], box_F4[g, 3])
-                        # A pair is tested in one of the cells it shares.
-                        or int((left - x0) / size) != column
-                        or int((low - y0) / size) != row
+                        max(cells_M4[m, 0], cells_M4[n, 0]) != column
+                        or max(cells_M4[m, 1], cells_M4[n, 1]) != row
+                    ):
+                        continue
+                    g = members[n]
+                    if (
+                        max(box_F4[f, 0], box_F4[g, 0]) >= min(box_F4[f, 2], box_F4[g, 2])
+                        or max(box_F4[f, 1], box_F4[g, 1]) >= min(box_F4[f, 3], box_F4[g, 3])
                         or _separated(plane_E2, 3 * f, 3 * g)
                         or _separated(plane_E2, 3 * g, 3 * f)
                     ):
