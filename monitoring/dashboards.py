@@ -192,8 +192,11 @@ SERVING = Dashboard(
                   [q("get3d:serving_queue_seconds:mean5m{model=~\"$model\",instance=~\"$instance\"}", "{{instance}}")], "s"),
             Panel("Probe", [q('get3d_probe_duration_seconds{model=~"$model"}', "duration"),], "s",
                   about="Whole duration of a small mesh as a client sees it."),
-            Panel("Probes refused as the queue was full", [
-                q(f'rate(get3d_probe_rejected_total{{model=~"$model"}}{RATE})')], "ops"),
+            Panel("Refused by the queue", [
+                q(f"sum(rate(get3d_queue_rejections_total{SERVE}{RATE}))", "full, as clients tell"),
+                q(f'sum(rate(nv_inference_request_failure{{reason="REJECTED",{SERVE[1:-1]}}}{RATE}))', "waited too long"),
+                q(f'sum(rate(get3d_probe_rejected_total{{model=~"$model"}}{RATE}))', "probes, full")], "ops",
+                about="Triton does not count those whom a full queue refuses; our clients tell the model when they get through."),
         ]),
         Row("Meshes", [
             Panel("Meshes per second", [q(f"sum by (version) (rate(get3d_meshes_total{SERVE}{RATE}))", VERSION)],
@@ -204,17 +207,27 @@ SERVING = Dashboard(
             Panel("Triangles", [
                 q(f"sum by (le) (increase(get3d_mesh_triangles_bucket{SERVE}{RATE}))", "{{le}}")], kind="heatmap"),
             Panel("Meshes without a surface", [q(f"sum(rate(get3d_empty_meshes_total{SERVE}{RATE}))", "per second")], "ops"),
+            Panel("Asked for again", [
+                q(f"sum(rate(get3d_repeated_rows_total{SERVE}{RATE})) / (sum(rate(get3d_batch_rows_sum{SERVE}{RATE})) > 0)",
+                  "share")], "percentunit", minimum=0,
+                about="What a cache of the last 4096 answers would save. There is none: see docs/monitoring.md."),
             Panel("Bytes", [q(f"sum by (version) (rate(get3d_response_bytes_total{SERVE}{RATE}))", VERSION)], "Bps"),
         ]),
         Row("Drift", [
             Panel("Population stability index, one day",
                   [q('get3d:drift_psi:1d{model=~"$model"}', "{{statistic}}, version {{version}}")],
                   limits=[(0.1, "yellow"), (0.25, "red")], width=12, about="Below 0.1 nothing has changed; from 0.25 on the "
-                  "meshes are another population than those of the export."),
-            Panel("Meshes that were compared, one day",
-                  [q('max by (version) (get3d:drift_samples:increase1d{model=~"$model"})', VERSION)], width=12),
+                  "meshes, or their pictures (render), are another population than those of the export."),
+            Panel("What was compared, one day", [
+                q('max by (version) (get3d:drift_samples:increase1d{model=~"$model",statistic="triangles"})',
+                  "meshes, version {{version}}"),
+                q('max by (version) (get3d:drift_samples:increase1d{model=~"$model",statistic="render_silhouette"})',
+                  "pictures, version {{version}}")], width=12, about="200 are enough for an alert."),
         ]),
         Row("Machine", [
+            Panel("What runs", [q(f"count by (version, package, torch, checkpoint) (get3d_build_info{SERVE})",
+                                  "version {{version}}: package {{package}}, torch {{torch}}, {{checkpoint}}")], kind="bargauge",
+                  about="Servers, by what they serve and with what; replicas should not differ but during a roll-out."),
             Panel("Shared memory", [q(f"get3d_shm_used_bytes{SERVE} / get3d_shm_size_bytes{SERVE}", "{{instance}}")],
                   "percentunit", limits=[(0.8, "red")], minimum=0),
             Panel("CPU", [q('nv_cpu_utilization{instance=~"$instance"}', "{{instance}}")], "percentunit", minimum=0),

@@ -56,6 +56,9 @@ LABEL_VALUES: dict[str, tuple[str, ...] | int] = {
     "model": 1,  # of one process: the configuration's name, or the name that the server gives
     "version": 4,  # that one server holds at a time
     "device": 8,  # GPUs of one machine
+    "package": 1,  # of this software, and of torch: those of one process
+    "torch": 1,
+    "checkpoint": 1,  # of one version
 }
 """For each label its values, or how many there are at most in what one process exports."""
 MAX_SERIES = 1500
@@ -121,7 +124,13 @@ SERVING = (
     Metric("get3d_request_duration_seconds", "histogram", "Duration of requests in the model, without the queue",
            _SERVED, buckets=REQUEST_BUCKETS_S),
     Metric("get3d_mesh_triangles", "histogram", "Triangles of the meshes delivered", _SERVED, buckets=TRIANGLE_BUCKETS),
+    Metric("get3d_queue_rejections_total", "counter", "Refusals by a full queue that clients told of with a later request",
+           _SERVED),
+    Metric("get3d_repeated_rows_total", "counter", "Meshes asked for again lately: what a cache of answers would save",
+           _SERVED),
     Metric("get3d_queue_limit", "gauge", "Requests that may wait before others are refused", _SERVED),
+    Metric("get3d_build_info", "gauge", "1; its labels say what runs: versions of the package and torch, checkpoint's SHA-256",
+           (*_SERVED, "package", "torch", "checkpoint")),
     Metric("get3d_shm_size_bytes", "gauge", "Size of /dev/shm, which Triton and the model exchange tensors in", _SERVED),
     Metric("get3d_shm_used_bytes", "gauge", "What of /dev/shm is used", _SERVED),
     Metric("get3d_sampled_statistic_total", "counter", "Sampled meshes by the bin that a statistic fell into",

@@ -23,7 +23,7 @@ from serving.client import (
     request_inputs,
 )
 from serving.codec import MODEL_NAME, SampleRequest, SampleResponse, decode_responses, requested_outputs
-from serving.connection import Attempts, Connection, Tls, translated
+from serving.connection import Attempts, Connection, Refusals, Tls, translated
 
 
 class AsyncGet3DClient:
@@ -48,6 +48,7 @@ class AsyncGet3DClient:
         self.model_version = model_version
         self.timeout_s = timeout_s
         self._headers = self.connection.headers
+        self._refusals = Refusals()
         # Made on first use, because it belongs to the loop that runs then.
         self._opened: Any = None
 
@@ -151,14 +152,16 @@ class AsyncGet3DClient:
         attempts = Attempts(timeout_s)
         while True:
             try:
-                result = await self._stub.infer(
-                    self.model_name,
-                    inputs,
-                    self.model_version,
-                    outputs=outputs,
-                    client_timeout=attempts.remaining_s,
-                    headers=self._headers,
-                )
+                with self._refusals.told() as parameters:
+                    result = await self._stub.infer(
+                        self.model_name,
+                        inputs,
+                        self.model_version,
+                        outputs=outputs,
+                        client_timeout=attempts.remaining_s,
+                        headers=self._headers,
+                        parameters=parameters,
+                    )
             except InferenceServerException as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None:

@@ -23,7 +23,7 @@ from serving.codec import (
     encode_requests,
     requested_outputs,
 )
-from serving.connection import Connection, ServiceError, Tls, call_with_retries, translated
+from serving.connection import Connection, Refusals, ServiceError, Tls, call_with_retries, translated
 
 __all__ = ["Connection", "Get3DClient", "ServiceError", "Tls"]
 
@@ -57,6 +57,7 @@ class Get3DClient:
         self.model_version = model_version
         self.timeout_s = timeout_s
         self._headers = self.connection.headers
+        self._refusals = Refusals()
         self._stub = triton.InferenceServerClient(**self.connection.client_options())
 
     def __enter__(self) -> Get3DClient:
@@ -139,14 +140,16 @@ class Get3DClient:
         outputs = [triton.InferRequestedOutput(name) for name in names]
 
         def call(remaining_s: float) -> Any:
-            return self._stub.infer(
-                self.model_name,
-                inputs,
-                self.model_version,
-                outputs=outputs,
-                client_timeout=remaining_s,
-                headers=self._headers,
-            )
+            with self._refusals.told() as parameters:
+                return self._stub.infer(
+                    self.model_name,
+                    inputs,
+                    self.model_version,
+                    outputs=outputs,
+                    client_timeout=remaining_s,
+                    headers=self._headers,
+                    parameters=parameters,
+                )
 
         try:
             result = call_with_retries(call, timeout_s)

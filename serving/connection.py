@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
 from tritonclient.utils import InferenceServerException
 
 from get3d_model.errors import InputError
+from serving.tensors import REFUSALS
 
 DEFAULT_URL = "localhost:8001"
 TOKEN_HEADER = "authorization"
@@ -29,6 +32,8 @@ MAX_BACKOFF_S = 5.0
 RECONNECT_MS = (100, 2000)
 """First and longest pause before gRPC connects again; its own two minutes would outlast a restart."""
 
+FULL_QUEUE = "maximum queue size"
+"""Triton's words where a request finds the queue full; the model works, or the queue would time out."""
 # What Triton answers with UNAVAILABLE, though asking again cannot help.
 _REFUSED = "protocol is restricted"
 _LOAD_FAILED = "load failed for model"
@@ -142,6 +147,27 @@ class Attempts:
             return None
         self._backoff_s = min(2.0 * self._backoff_s, MAX_BACKOFF_S)
         return pause_s
+
+
+class Refusals:
+    """How often a client found the queue full and has not told the model yet. For any number of threads."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def told(self) -> Iterator[dict[str, int] | None]:
+        """Around one attempt: the parameters that it carries. They count as told unless it did not reach the model."""
+        with self._lock:
+            count, self._count = self._count, 0
+        try:
+            yield {REFUSALS: count} if count else None
+        except InferenceServerException as error:
+            if status_of(error) == "UNAVAILABLE":
+                with self._lock:
+                    self._count += count + (FULL_QUEUE in str(error).lower())
+            raise
 
 
 def call_with_retries(call: Callable[[float], Any], timeout_s: float) -> Any:

@@ -27,6 +27,7 @@ import numpy as np
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
 from monitoring.metrics import DRIFT_BINS, RENDER_STATISTICS, STATISTICS
+from serving.recent import Recent
 
 if TYPE_CHECKING:
     from get3d_model.inference import Sampler, Shapes
@@ -217,7 +218,7 @@ class DriftCounter:
 
     def __init__(self, reference: DriftReference, count: CountBin) -> None:
         self.reference, self._count = reference, count
-        self._seeds: dict[int, None] = {}
+        self._seeds = Recent(REMEMBERED_SEEDS)
         self._renders = bool(reference.edges.keys() & set(RENDER_STATISTICS))
         self._seen = 0
         self._lock = threading.Lock()
@@ -230,13 +231,7 @@ class DriftCounter:
         seed = request.seed
         if other_texture or not isinstance(seed, int) or seed == PROBE_SEED:
             return False
-        with self._lock:
-            if seed in self._seeds:
-                return False
-            self._seeds[seed] = None
-            if len(self._seeds) > REMEMBERED_SEEDS:
-                del self._seeds[next(iter(self._seeds))]
-        return True
+        return self._seeds.is_new(seed)
 
     def wants_render(self) -> bool:
         """Whether the mesh that `wants` has just let through is one of those that are rendered."""

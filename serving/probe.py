@@ -19,12 +19,9 @@ from get3d_model.errors import InputError
 from monitoring.metrics import PROBE
 from serving.client import Get3DClient, ServiceError
 from serving.codec import MODEL_NAME
-from serving.connection import add_connection_arguments, connection_from
+from serving.connection import FULL_QUEUE, add_connection_arguments, connection_from
 
 BUSY = "alive, and busy: its queue is full"
-FULL_QUEUE = "maximum queue size"
-"""Triton's words where a request finds the queue full; the model works, or the queue would time out."""
-
 
 NEVER_LOADED = re.compile(r"unknown model: '[^']*' is not found")
 """Triton's words for a model that was never loaded. One whose loading failed "has no available versions"."""

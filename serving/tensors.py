@@ -14,6 +14,9 @@ import numpy as np
 from get3d_model.limits import MAX_SEED, MAX_TEXTURE_RESOLUTION, MAX_TRUNCATION_PSI, MIN_TEXTURE_RESOLUTION
 from serving import fields as checks
 
+REFUSALS = "get3d_refusals"
+"""Request parameter: how often a full queue has refused this client since it last said so. Triton counts it nowhere."""
+
 MODEL_NAME = "get3d"
 
 FORMAT_SUFFIX = {"glb": ".glb", "obj": ".obj.zip", "ply": ".ply"}

@@ -15,6 +15,7 @@ from serving import probe
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
 from serving.connection import Attempts
+from serving.tensors import REFUSALS
 
 
 class ScriptedTransport:
@@ -154,3 +155,27 @@ def test_a_full_queue_is_alive(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setattr(Get3DClient, "check_alive", full)
     assert probe.main(["--url", "127.0.0.1:9"]) == 0
     assert "busy" in capsys.readouterr().out
+
+
+def test_refusals_of_a_full_queue_are_told_with_the_next_request() -> None:
+    """Also those of a call that gave up; what the server knows by itself is not."""
+    client, transport = scripted([])
+    told: list[object] = []
+    script = ["Exceeds maximum queue size"] * 2 + ["", "Exceeds maximum queue size", "down", ""]
+
+    def infer(*arguments: object, **options: object) -> ScriptedTransport:
+        told.append(options["parameters"])
+        if text := script.pop(0):
+            raise InferenceServerException(text, "StatusCode.UNAVAILABLE")
+        return transport
+
+    transport.infer = infer
+    client.sample(SampleRequest(1))
+    assert told == [None, {REFUSALS: 1}, {REFUSALS: 2}]
+    with pytest.raises(ServiceError):
+        client._infer([SampleRequest(1)], timeout_s=0.0)
+    client.sample(SampleRequest(1))
+    assert told[3:] == [None, {REFUSALS: 1}, {REFUSALS: 1}], (
+        "told once, and no server that was down is a full queue"
+    )
+    assert client._refusals._count == 0

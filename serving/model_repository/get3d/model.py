@@ -18,12 +18,19 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from get3d_model.errors import InputError
+from get3d_model.version import package_version
 from serving import metric_names
 from serving.codec import INPUTS, SampleResponse, decode_requests, encode_responses
-from serving.drift import DriftCounter, DriftReference, read_drift
+from serving.drift import PROBE_SEED, DriftCounter, DriftReference, read_drift
 from serving.engine import Engine, load_engine
 from serving.jobs import Job, Stopped
+from serving.recent import Recent
 from serving.repository import read_model_card
+from serving.tensors import REFUSALS
+
+REMEMBERED_ROWS = 4096
+MAX_REFUSALS = 1000
+"""That one request can tell of; a client that made numbers up would still spoil no more than that."""
 
 
 class TritonPythonModel:
@@ -37,12 +44,18 @@ class TritonPythonModel:
         self.time_limit_s = card.limits.time_limit_s
         reference = read_drift(folder)
         labels = {"model": args["model_name"], "version": version}
-        self.metrics = _Metrics(labels, card.limits.queue_size, reference)
+        build = {
+            "package": package_version(),
+            "torch": torch.__version__,
+            "checkpoint": card.checkpoint_sha256[:12],
+        }
+        self.metrics = _Metrics(labels, card.limits.queue_size, build, reference)
         workers = _workers(json.loads(args["model_config"]))
         drift = None if reference is None else DriftCounter(reference, self.metrics.count_bin)
         self.engine: Engine = load_engine(
             folder, card, version, _device(args), workers, self.metrics.observe_stage, drift
         )
+        self.asked = Recent(REMEMBERED_ROWS)
         self.engine.warm_up()
         self.metrics.discard()
 
@@ -50,6 +63,7 @@ class TritonPythonModel:
         """One response per request, in order; never raises."""
         started = time.perf_counter()
         self.metrics.count(metric_names.REQUESTS, len(requests))
+        self.metrics.count(metric_names.QUEUE_REJECTIONS, sum(map(_refusals, requests)))
         outcomes: list[Any] = []
         jobs = []
         for request in requests:
@@ -61,7 +75,10 @@ class TritonPythonModel:
             except Exception as error:
                 outcomes.append(error)
         if jobs:
-            self.metrics.observe(metric_names.BATCH_ROWS, sum(len(job.rows) for job in jobs))
+            rows = [row for job in jobs for row in job.rows]
+            self.metrics.observe(metric_names.BATCH_ROWS, len(rows))
+            repeated = [row.seed != PROBE_SEED and not self.asked.is_new(row) for row in rows]
+            self.metrics.count(metric_names.REPEATED_ROWS, sum(repeated))
             results = iter(self.engine.run(jobs))
             self.metrics.flush()
             outcomes = [next(results) if outcome is None else outcome for outcome in outcomes]
@@ -127,7 +144,13 @@ class _Cancellation:
 class _Metrics:
     """The metrics of `metric_names`, all present from the start so that their rates are defined."""
 
-    def __init__(self, labels: dict[str, str], queue_limit: int, reference: DriftReference | None) -> None:
+    def __init__(
+        self,
+        labels: dict[str, str],
+        queue_limit: int,
+        build: dict[str, str],
+        reference: DriftReference | None,
+    ) -> None:
         family = pb_utils.MetricFamily
         kinds = {"counter": family.COUNTER, "gauge": family.GAUGE, "histogram": family.HISTOGRAM}
         self._waiting: deque[tuple[str, float]] = deque()
@@ -139,7 +162,8 @@ class _Metrics:
         }
         plain = (
             metric_names.REQUESTS, metric_names.MESHES, metric_names.EMPTY_MESHES, metric_names.RESPONSE_BYTES,
-            metric_names.QUEUE_LIMIT, metric_names.SHM_SIZE, metric_names.SHM_USED,
+            metric_names.QUEUE_REJECTIONS, metric_names.REPEATED_ROWS, metric_names.QUEUE_LIMIT, metric_names.SHM_SIZE,
+            metric_names.SHM_USED,
         )  # fmt: skip
         self._plain = {name: self._families[name].Metric(labels=labels) for name in plain}
         for name, buckets in (
@@ -160,6 +184,10 @@ class _Metrics:
         }
         self._bins = {} if reference is None else self._drift_bins(labels, reference)
         self._plain[metric_names.QUEUE_LIMIT].set(queue_limit)
+        self._plain[metric_names.BUILD_INFO] = self._families[metric_names.BUILD_INFO].Metric(
+            labels={**labels, **build}
+        )
+        self._plain[metric_names.BUILD_INFO].set(1)
         self._measure_shm()
 
     def _drift_bins(self, labels: dict[str, str], reference: DriftReference) -> dict[tuple[str, str], Any]:
@@ -224,6 +252,15 @@ class _Metrics:
 def _arrays(request: Any) -> dict[str, Any]:
     tensors = {spec.name: pb_utils.get_input_tensor_by_name(request, spec.name) for spec in INPUTS}
     return {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
+
+
+def _refusals(request: Any) -> int:
+    """How often the queue refused the client before, as it says itself; 0 for what makes no sense."""
+    try:
+        told = json.loads(request.parameters() or "{}").get(REFUSALS, 0)
+    except (ValueError, AttributeError):
+        return 0
+    return min(told, MAX_REFUSALS) if isinstance(told, int) and told > 0 else 0
 
 
 def _error(message: str, code: int) -> Any:
