@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,48 @@ class Finding:
     detail: str
 
 
-def server(connection: Connection) -> Iterator[Finding]:
-    """Of one Triton server: does it answer, does its model work, and what does it serve."""
+@dataclass
+class Replicas:
+    """What each of several servers says of itself, by its address."""
+
+    told: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def tell(self, address: str, what: str, value: str) -> None:
+        self.told.setdefault(address, {})[what] = value
+
+    def compared(self) -> Iterator[Finding]:
+        """For everything that two or more have told: whether they agree."""
+        for what in dict.fromkeys(what for facts in self.told.values() for what in facts):
+            values = {address: facts[what] for address, facts in self.told.items() if what in facts}
+            if len(values) > 1:
+                yield agreement(what, values)
+
+
+def agreement(what: str, values: Mapping[str, str]) -> Finding:
+    """Whether the values, by address, are all the same; `what` in the plural."""
+    who: dict[str, list[str]] = {}
+    for address, value in values.items():
+        who.setdefault(value, []).append(address)
+    if len(who) == 1:
+        return Finding("replicas", True, f"{len(values)} with the same {what}: {next(iter(who))}")
+    differ = "; ".join(f"{value} at {', '.join(addresses)}" for value, addresses in who.items())
+    return Finding(
+        "replicas", False, f"{what} differ: {differ}. Unless a roll-out is under way, run get3d deploy for all, or give all "
+        "the same image",
+    )  # fmt: skip
+
+
+def server(connection: Connection, replicas: Replicas) -> Iterator[Finding]:
+    """Of one Triton server: does it answer, does its model work, and what does it serve, which `replicas` remembers."""
     from serving.client import Get3DClient, ServiceError
     from serving.codec import SampleRequest
     from serving.status import served_versions, triton_version
 
     url = connection.url
     try:
-        yield Finding("server", True, f"{url}: Triton {triton_version(connection, TIMEOUT_S)}")
+        triton = triton_version(connection, TIMEOUT_S)
+        replicas.tell(url, "versions of Triton", triton)
+        yield Finding("server", True, f"{url}: Triton {triton}")
     except InputError as error:
         hint = "start it: get3d serve, or see docs/runbook.md#get3dservingdown"
         yield Finding("server", False, f"{_line(error)}; {hint}")
@@ -55,6 +89,7 @@ def server(connection: Connection) -> Iterator[Finding]:
         if not ready:
             return
         served = ", ".join(map(str, served_versions(connection, TIMEOUT_S)))
+        replicas.tell(url, "served versions", served)
         yield Finding("versions", bool(served), f"{served} (the last one answers by default)")
         try:
             # Other than the probe's, so that a cached or canned answer would be seen.
@@ -65,6 +100,9 @@ def server(connection: Connection) -> Iterator[Finding]:
             )
             return
         told = sample.metadata
+        replicas.tell(
+            url, "versions that answer", f"{told.version} (checkpoint {told.checkpoint_sha256[:12]})"
+        )
         yield Finding(
             "inference",
             told.faces > 0 and not told.empty,
@@ -73,8 +111,17 @@ def server(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def metrics_of(url: str) -> Finding:
-    """Whether a server's metrics endpoint has ours, and how full shared memory is."""
+_INFO = re.compile(r"get3d_build_info\{(.*)\} ")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def _packages(infos: list[dict[str, str]]) -> str:
+    """What runs at one server, of its build infos."""
+    return ", ".join(sorted({f"{info['package']} with torch {info['torch']}" for info in infos}))
+
+
+def metrics_of(url: str, replicas: Replicas) -> Finding:
+    """Whether a server's metrics endpoint has ours, and how full shared memory is. `replicas` remembers its packages."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             text = answer.read().decode()
@@ -89,6 +136,8 @@ def metrics_of(url: str) -> Finding:
         return Finding(
             "metrics", False, f"{url} has no metrics of a served model; deploy one, or export it again"
         )
+    if infos := [dict(_LABEL.findall(labels)) for labels in _INFO.findall(text)]:
+        replicas.tell(url, "packages", _packages(infos))
     share = values["get3d_shm_used_bytes"] / max(1.0, values["get3d_shm_size_bytes"])
     return Finding("metrics", share < 0.8, f"{url}; its shared memory is {share:.0%} full")
 
@@ -116,6 +165,16 @@ def prometheus(url: str) -> Iterator[Finding]:
     yield Finding(
         "targets", bool(ours) and not down, text or "none of ours; see monitoring/prometheus/prometheus.yml"
     )
+    servers: dict[str, list[dict[str, str]]] = {}
+    for row in _api(url, "query?query=get3d_build_info")["result"]:
+        servers.setdefault(row["metric"].get("instance", "?"), []).append(row["metric"])
+    if len(servers) > 1:
+        yield agreement("packages", {instance: _packages(infos) for instance, infos in servers.items()})
+        served = {
+            instance: ", ".join(sorted(f"{i['version']} (checkpoint {i['checkpoint']})" for i in infos))
+            for instance, infos in servers.items()
+        }
+        yield agreement("loaded versions", served)
     wanted = {group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]}
     missing = sorted(wanted - {group["name"] for group in groups})
     broken = [r["name"] for g in groups for r in g["rules"] if r.get("health") == "err"]

@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", action="append", default=[], help="HOST:PORT of a server's gRPC; may be repeated"
     )
     parser.add_argument(
+        "--resolve", action="store_true", help="every address that a host name of --url has is a replica"
+    )
+    parser.add_argument(
         "--metrics", action="append", default=[], help="URL of a server's metrics; may be repeated"
     )
     parser.add_argument("--prometheus", help="URL of a Prometheus server, such as http://127.0.0.1:9090")
@@ -75,12 +78,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def deployment_checks(args: argparse.Namespace) -> Iterator[Check]:
     """What the arguments ask about."""
+    from components.deploy.main import endpoints
     from pipelines import deployment
     from serving.connection import connection_from
 
     findings: list[Iterable[deployment.Finding]] = []
-    findings += [deployment.server(connection_from(args, url)) for url in args.url]
-    findings += [[deployment.metrics_of(url)] for url in args.metrics]
+    replicas = deployment.Replicas()
+    urls = endpoints(",".join(args.url), args.resolve) if args.url else []
+    findings += [deployment.server(connection_from(args, url), replicas) for url in urls]
+    findings += [[deployment.metrics_of(url, replicas)] for url in args.metrics]
+    findings.append(replicas.compared())
     if args.prometheus:
         findings.append(deployment.prometheus(args.prometheus))
     findings.append(deployment.disk(args.folder))

@@ -107,15 +107,15 @@ def _replicas(args: argparse.Namespace) -> list[Replica]:
     """Raises InputError."""
     control_token = read_token(args.control_token_file) if args.control_token_file else None
     replicas = []
-    for url in _urls(args.url, args.resolve):
+    for url in endpoints(args.url, args.resolve):
         connection = connection_from(args, url)
         control = Connection(url, connection.tls, control_token or connection.token)
         replicas.append(Replica(connection, control, args.timeout_s))
     return replicas
 
 
-def _urls(text: str, resolve: bool) -> list[str]:
-    """The endpoints, each once. Raises InputError."""
+def endpoints(text: str, resolve: bool) -> list[str]:
+    """The gRPC endpoints in a list with commas, each once; with `resolve` all addresses of each name. Raises InputError."""
     urls = [url for url in (part.strip() for part in text.split(",")) if url]
     if resolve:
         urls = [address for url in urls for address in _addresses(url)]

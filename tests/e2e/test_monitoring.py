@@ -262,6 +262,26 @@ def test_doctor_sees_that_all_is_well(stack: Stack, capsys: pytest.CaptureFixtur
     assert {"alerts", "disk", "gpu"} <= told.keys()
 
 
+def test_doctor_sees_replicas_that_differ(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second server with another checkpoint; the first one by two addresses is two that agree."""
+    port = stack.server.ports.grpc
+    cli.main(["doctor", "--url", f"127.0.0.1:{port}", "--url", f"localhost:{port}"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "replicas" in line]
+    assert len(said) == 3 and all(line.startswith("ok") for line in said), said
+    export(write_checkpoint(tmp_path, seed=1), tmp_path / "repository", onnx=False)
+    with TritonServer(tmp_path / "repository") as other:
+        words = [
+            word for s in (stack.server, other) for word in ("--url", s.grpc_url, "--metrics", s.metrics_url)
+        ]
+        assert cli.main(["doctor", *words]) == 2
+    told = [line for line in capsys.readouterr().out.splitlines() if "replicas" in line]
+    assert [line[:3].strip() for line in told] == ["ok", "ok", "BAD", "ok"], told
+    assert "versions that answer differ: 1 (checkpoint " in told[2] and other.grpc_url in told[2]
+    assert "the same packages" in told[3]
+
+
 def test_a_training_that_is_fed_nan_is_an_alert(stack: Stack) -> None:
     port = free_port()
     params = write_params(stack.folder / "nan.yaml", tiny_config(50))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipelines import cli
+from pipelines.deployment import Replicas
 from tests.components.remote_servers import free_port
 
 
@@ -68,3 +71,59 @@ def test_remotes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--remotes", str(repository)]) == 2
     told = lines(capsys)
     assert told["remote good"].startswith("ok ") and told["remote bad"].startswith("BAD ")
+
+
+@contextmanager
+def metrics_endpoint(package: str) -> Iterator[str]:
+    """The address of a server's metrics as Triton writes them, of a model with two versions."""
+    labels = f'model="get3d",package="{package}",torch="2.13.0",checkpoint="ab12"'
+    text = f'get3d_build_info{{{labels},version="1"}} 1\nget3d_build_info{{{labels},version="2"}} 1\n'
+    text += 'get3d_shm_size_bytes{model="get3d"} 100\nget3d_shm_used_bytes{model="get3d"} 10\n'
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/metrics"
+        served.shutdown()
+
+
+def test_replicas_that_run_different_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        metrics_endpoint("1.0") as first,
+        metrics_endpoint("1.0") as second,
+        metrics_endpoint("1.1") as third,
+    ):
+        assert cli.main(["doctor", "--metrics", first, "--metrics", second]) == 0
+        assert lines(capsys)["replicas"] == "ok 2 with the same packages: 1.0 with torch 2.13.0"
+        assert cli.main(["doctor", "--metrics", first]) == 0
+        assert "replicas" not in lines(capsys), "one alone agrees with itself"
+        assert (
+            cli.main(["doctor", *(word for url in (first, second, third) for word in ("--metrics", url))])
+            == 2
+        )
+        said = lines(capsys)["replicas"]
+    assert said.startswith(f"BAD packages differ: 1.0 with torch 2.13.0 at {first}, {second}; 1.1 with torch")
+    assert third in said and "get3d deploy" in said
+
+
+def test_what_only_one_replica_tells_is_not_compared() -> None:
+    replicas = Replicas()
+    replicas.tell("a:1", "served versions", "1, 2")
+    replicas.tell("b:1", "served versions", "1, 2")
+    replicas.tell("a:1", "versions that answer", "2")
+    assert [(finding.ok, finding.detail) for finding in replicas.compared()] == [
+        (True, "2 with the same served versions: 1, 2")
+    ]
+
+
+def test_a_name_that_has_no_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--url", "no-such-host.invalid:8001", "--resolve"]) == 2
+    assert "no-such-host.invalid: has no address" in capsys.readouterr().err
