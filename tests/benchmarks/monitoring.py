@@ -1,36 +1,47 @@
 """What monitoring costs a training. One JSON line.
 
-python -m tests.benchmarks.monitoring [--steps 600] [--repeats 3] [--scrape-s 15]
+python -m tests.benchmarks.monitoring [--steps 480] [--repeats 6] [--scrape-s 15] [--log-s 10]
 
 cost: the metrics' own work by direct measurement: one record, one scrape over HTTP (its CPU time in the training's
-process), one textfile; and what part of the time that is for a training that records every --log-s seconds and is
+process), one textfile; and what share of the time that is for a training that records every --log-s seconds and is
 scraped every --scrape-s seconds.
-pairs: two real trainings of a tiny model at the same time of day, with and without an exporter that is scraped every
-second, one after the other and in changing order; the ratio of their CPU seconds. Steps of milliseconds make this the
-worst case; the spread of the pairs says how much of it is noise.
+blocks: real trainings of a tiny model, in this process, --repeats of them. Between two records (4 steps, about a quarter of
+a second) monitoring is on or off: on means that the record goes into the metrics and a textfile, and that another process
+scrapes the exporter every second. Each block's CPU seconds, of all threads, are taken; neighbours, one with and one
+without in changing order, make a pair, so that whatever else the machine does is in both. overhead: all with over all
+without, less 1, with the 95 % interval of a bootstrap over the pairs. Records and scrapes are 40 and 15 times as frequent
+as in a real training, so this is an upper bound.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import io
 import json
+import multiprocessing
 import os
-import resource
-import statistics
-import subprocess
 import tempfile
-import threading
 import time
 import urllib.request
+from contextlib import redirect_stdout, suppress
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from components.train.monitor import facts
+from get3d_model.training.distributed import world_from_environment
+from get3d_model.training.trainer import Trainer
 from monitoring.metrics import RECORDED
 from monitoring.sinks import Exporter, TextfileSink, TrainingFacts, TrainingMetrics
-from tests.components.remote_servers import free_port
-from tests.get3d_model.training.tiny import STEP_KIMG, tiny_config, train_command, write_dataset, write_params
+from tests.get3d_model.training.tiny import STEP_KIMG, tiny_config, write_dataset
 
 RECORDS, SCRAPES = 2000, 200
+BLOCK_STEPS = 4
+WARM_UP_BLOCKS = 8
+BLOCK_SCRAPE_S = 1.0
+RESAMPLES = 10_000
 
 
 def costs(folder: Path) -> dict[str, float]:
@@ -54,61 +65,101 @@ def costs(folder: Path) -> dict[str, float]:
     return {"record_s": record_s, "textfile_s": textfile_s, "scrape_s": scrape_s}
 
 
-@contextlib.contextmanager
-def scraping(url: str, every_s: float):
-    """Reads the exporter again and again while the block lasts."""
-    over = threading.Event()
+def scrape(url: str, on: Event, over: Event) -> None:
+    """Another process: reads the exporter every second, counting only the time that monitoring is on."""
+    due = 0.0
+    while not over.is_set():
+        started = time.monotonic()
+        if on.wait(0.05):
+            if due <= 0.0:
+                with suppress(OSError):
+                    urllib.request.urlopen(url, timeout=2).read()
+                due += BLOCK_SCRAPE_S
+            time.sleep(0.01)
+            due -= time.monotonic() - started
 
-    def go() -> None:
-        while not over.wait(every_s):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(url, timeout=2).read()
 
-    thread = threading.Thread(target=go)
-    thread.start()
+class Blocks:
+    """A sink that turns monitoring on and off from record to record, and takes the CPU seconds of each block."""
+
+    def __init__(self, metrics: TrainingMetrics, textfile: TextfileSink, on: Event) -> None:
+        self._sinks, self._on = (metrics, textfile), on
+        self.cpu_s: list[tuple[bool, float]] = []
+        self._started: float | None = None
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        if self._on.is_set():
+            for sink in self._sinks:
+                sink.record(step, values)
+        now = time.process_time()
+        if self._started is not None:
+            self.cpu_s.append((self._on.is_set(), now - self._started))
+        # off on, on off, off on ...
+        following = len(self.cpu_s)
+        (self._on.set if (following % 4) in (1, 2) else self._on.clear)()
+        self._started = time.process_time()
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """(with, without) of neighbours."""
+        blocks = self.cpu_s[WARM_UP_BLOCKS:]
+        return [
+            (first[1], second[1]) if first[0] else (second[1], first[1])
+            for first, second in zip(blocks[0::2], blocks[1::2], strict=False)
+        ]
+
+
+def training_pairs(folder: Path, data: Path, steps: int) -> list[tuple[float, float]]:
+    config = tiny_config(
+        steps, checkpoint_interval_kimg=steps * STEP_KIMG, log_interval_kimg=BLOCK_STEPS * STEP_KIMG
+    )
+    out = Path(tempfile.mkdtemp(dir=folder))
+    world = world_from_environment(config.training.rank_timeout_s)
+    trainer = Trainer(config, data, out, world)
+    metrics = TrainingMetrics(facts(config, out, 1, 0))
+    exporter = Exporter(metrics.registry, 0).start()
+    context = multiprocessing.get_context("spawn")
+    on, over = context.Event(), context.Event()
+    scraper = context.Process(target=scrape, args=(exporter.url, on, over))
+    scraper.start()
+    blocks = Blocks(metrics, TextfileSink(folder / "x.prom", metrics), on)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            trainer.run([blocks])
     finally:
         over.set()
-        thread.join()
+        scraper.join()
+        exporter.stop(wait_s=0)
+        world.close()
+    return blocks.pairs()
 
 
-def training_cpu_s(folder: Path, data: Path, steps: int, monitored: bool) -> float:
-    """CPU seconds of one training, start-up included."""
-    config = tiny_config(steps, checkpoint_interval_kimg=steps * STEP_KIMG, log_interval_kimg=25 * STEP_KIMG)
-    params = write_params(folder / "params.yaml", config)
-    command = train_command(params, data, Path(tempfile.mkdtemp(dir=folder)))
-    port = free_port()
-    extra = ["--metrics-port", str(port), "--metrics-textfile", str(folder / "x.prom")] if monitored else []
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    watcher = scraping(f"http://127.0.0.1:{port}/metrics", 1.0) if monitored else contextlib.nullcontext()
-    with watcher:
-        subprocess.run(
-            [*command, *extra], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+def overhead(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """(with over without, less 1; ends of the 95 % interval)."""
+    pairs_P2 = np.asarray(pairs)
+    chosen_RP = np.random.default_rng(0).integers(0, len(pairs_P2), (RESAMPLES, len(pairs_P2)))
+    sums_R2 = pairs_P2[chosen_RP].sum(axis=1)
+    low, high = np.quantile(sums_R2[:, 0] / sums_R2[:, 1] - 1.0, (0.025, 0.975))
+    return float(pairs_P2[:, 0].sum() / pairs_P2[:, 1].sum() - 1.0), float(low), float(high)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--scrape-s", type=float, default=15.0)
     parser.add_argument(
         "--log-s", type=float, default=10.0, help="seconds between two records of the training"
     )
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         cost = costs(folder)
         data = write_dataset(folder / "data")
-        ratios = []
-        for index in range(args.repeats):
-            order = (False, True) if index % 2 else (True, False)
-            taken = {monitored: training_cpu_s(folder, data, args.steps, monitored) for monitored in order}
-            ratios.append(taken[True] / taken[False])
+        pairs = [pair for _ in range(args.repeats) for pair in training_pairs(folder, data, args.steps)]
     share = (cost["record_s"] + cost["textfile_s"]) / args.log_s + cost["scrape_s"] / args.scrape_s
+    ratio, low, high = overhead(pairs)
     print(
         json.dumps(
             {
@@ -117,9 +168,11 @@ def main() -> None:
                     name.removesuffix("_s"): round(1000 * value, 3) for name, value in cost.items()
                 },
                 "share_of_time": round(share, 6),
-                "pairs_cpu_ratio": [round(ratio, 4) for ratio in ratios],
-                "pairs_median": round(statistics.median(ratios), 4) if ratios else None,
-                "load": os.getloadavg()[0],
+                "pairs": len(pairs),
+                "block_cpu_s": round(float(np.mean([without for _, without in pairs])), 3),
+                "overhead": round(ratio, 4),
+                "interval": [round(low, 4), round(high, 4)],
+                "load": [round(load, 1), round(os.getloadavg()[0], 1)],
             }
         )
     )
