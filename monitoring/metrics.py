@@ -172,6 +172,8 @@ TRITON_METRICS = (
 )  # fmt: skip
 """Triton's own, as far as rules and dashboards use them."""
 PROMETHEUS_METRICS = ("up", "ALERTS", "push_time_seconds", "process_resident_memory_bytes")
+KUBERNETES_METRICS = ("kube_pod_container_status_restarts_total",)
+"""Of kube-state-metrics, where the cluster has it."""
 
 
 def bounded(label: str, value: str) -> str:
@@ -203,4 +205,4 @@ def series_names(metric: Metric) -> tuple[str, ...]:
 def known_series() -> frozenset[str]:
     """Every name that a query may use, recording rules aside."""
     ours = {name for metric in METRICS.values() for name in series_names(metric)}
-    return frozenset({*ours, *TRITON_METRICS, *PROMETHEUS_METRICS})
+    return frozenset({*ours, *TRITON_METRICS, *PROMETHEUS_METRICS, *KUBERNETES_METRICS})

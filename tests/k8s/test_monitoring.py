@@ -12,7 +12,7 @@ import pytest
 
 from components.cluster_profile import load_profile
 from components.train.endpoint import HOST, PORT
-from monitoring import steps
+from monitoring import operator, steps
 from tests.k8s.rendering import K8S, VARIANTS, Manifest, namespace_of, needs_kubectl, one, rendered
 from tests.k8s.test_policy import pod_templates, selects, training_jobs
 
@@ -138,3 +138,19 @@ def test_steps_reach_the_pushgateway_that_the_profile_names(name: str) -> None:
     peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
     assert allowed(name, step, "Egress", int(port), peer)
     assert not allowed("gpu", step, "Egress", int(port), peer), "only where the component is"
+
+
+def test_restarts_are_those_of_the_servers() -> None:
+    """The rule names containers and pods; those of the Deployment and of KServe fit it."""
+    (rule,) = [
+        r
+        for g in operator.rules()["spec"]["groups"]
+        for r in g["rules"]
+        if r.get("alert") == "Get3dServerRestarted"
+    ]
+    container, pod = re.search(r'container=~"([^"]+)",pod=~"([^"]+)"', rule["expr"]).groups()
+    for name, kind in (("gpu", "Deployment"), ("gpu-kserve", "InferenceService")):
+        for manifest in of_kind(name, kind):
+            spec = manifest["spec"].get("predictor") or manifest["spec"]["template"]["spec"]
+            assert all(re.fullmatch(container, box["name"]) for box in spec["containers"])
+            assert re.fullmatch(pod, f"{manifest['metadata']['name']}-7d9f-x")
