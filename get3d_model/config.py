@@ -304,6 +304,8 @@ class EvaluationConfig:
     """Points per shape for the Chamfer distance."""
     surface: str = "all"
     """all, or outer: points only where the surface can be seen from outside, for meshes with inner structure."""
+    normalize: str = "box"
+    """Scale of every shape for the Chamfer distance and the JSD: box (longest side 1) or sphere (farthest vertex at 1)."""
     distances: tuple[str, ...] = DISTANCES
     """Between shapes: cd (Chamfer), lfd (light field)."""
     truncation_psi: float = 1.0
@@ -346,6 +348,9 @@ class EvaluationConfig:
             f"image_resolution must be at least 16, not {self.image_resolution}",
         )
         _check(self.surface in ("all", "outer"), f"surface must be all or outer, not {self.surface!r}")
+        _check(
+            self.normalize in ("box", "sphere"), f"normalize must be box or sphere, not {self.normalize!r}"
+        )
         _check(
             "cd" in self.distances and set(self.distances) <= set(DISTANCES),
             f"distances must be cd, or cd and lfd, not {list(self.distances)}",

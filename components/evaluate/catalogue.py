@@ -113,6 +113,10 @@ CATALOGUE: dict[str, Entry] = {
         "Euler characteristic, median", QUALITY, None, three,
         "Vertices less edges plus faces: 2 for a sphere, 2 less for every handle, 2 more for every further part.",
     ),
+    "self_intersection_share_median": Entry(
+        "Faces through others, median", QUALITY, LOWER, percent,
+        "Of 500 random faces of a sample, those that pass through another. 0% is the aim.",
+    ),
     "texture_utilisation_median": Entry(
         "Texture in use, median", QUALITY, HIGHER, percent,
         "Share of the texture that faces show, of the samples pictured below.",

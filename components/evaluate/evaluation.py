@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import numpy as np
 from components.evaluate.catalogue import show
 from components.evaluate.distributions import Distribution, distribution_svg, plot_rows
 from components.evaluate.gate import Verdict
-from components.evaluate.geometry import geometry_section, quality_section
+from components.evaluate.geometry import geometry_section, quality_section, sample_facts
 from components.evaluate.images import Pictures, images_section
 from components.evaluate.memory import Neighbors, memory_section, nearest_shapes, nearest_training_pictures
 from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import CONTROLS, Section, flat, full, merge
-from components.evaluate.samples import Samples, draw_samples
+from components.evaluate.samples import draw_samples
 from components.evaluate.shapes import MeshFolder, ShapeReader, ShapeSet, held_out_shapes
 from components.evaluate.sheets import Sheets, make_sheets
 from components.evaluate.viewer import viewer_html
@@ -28,8 +29,22 @@ from get3d_model.files import sha256_json, write_bytes_atomic, write_json_atomic
 from get3d_model.image_grid import save_image, tile
 from get3d_model.inference import Sampler
 from get3d_model.metrics.bootstrap import Bootstrap
+from get3d_model.metrics.mesh_quality import quality_arrays
 
 SHEET_COLUMNS = 8
+# Facts of meshes that are shown as curves: name, title, axis.
+QUALITY_CURVES = (
+    ("triangles", "Triangles", "per mesh"),
+    ("components", "Connected parts", "per mesh"),
+    ("euler_characteristic", "Euler characteristic", "per mesh"),
+    ("degenerate_faces", "Degenerate triangles", "per mesh"),
+    ("self_intersection_share", "Faces through others", "share of 500 random faces of a mesh"),
+    ("texture_utilisation", "Texture in use", "share of the texture"),
+)
+EXPLANATIONS = {
+    "texture_utilisation": "Of the samples pictured above, and of the data set's meshes that have a texture.",
+    "components": "Collected meshes are often built of many loose parts; samples should be of one.",
+}
 
 
 @dataclass(frozen=True)
@@ -63,20 +78,26 @@ def evaluate(
     pictures = Pictures(sampler, data, manifest, settings)
     samples, empty = draw_samples(sampler, pictures.generated(), reader, count, settings)
     train, unusable_train = reader.read(manifest.splits.get("train") or [], "training meshes")
+    facts = sample_facts(samples.qualities, list(samples.textured.values()))
     sections = [
         _facts(
             sampler, manifest, settings, references, count, len(unusable) + len(unusable_train), len(empty)
         ),
         images_section(pictures, cache, bootstrap, weights_sha256),
         geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
-        quality_section(samples.qualities, list(samples.textured.values()), bootstrap),
+        quality_section(facts, len(samples.textured), references, train, bootstrap),
     ]
     near = nearest_shapes(samples.shapes, references, train, settings.memorization_points, sampler.device)
     near_pictures = nearest_training_pictures(pictures, samples.vectors_ND)
     sections.append(memory_section(near, near_pictures, settings.memorization_points, bootstrap))
     sections.append(Section(excluded=[*unusable, *unusable_train, *empty]))
     sheets = make_sheets(samples, pictures, folder, near, near_pictures)
-    return Evaluation(merge(sections), sheets, _distributions(near, near_pictures, samples))
+    quality = {"samples": facts} | {
+        name: quality_arrays(shapes.qualities)
+        for name, shapes in (("held out", references), ("training", train))
+        if shapes.qualities
+    }
+    return Evaluation(merge(sections), sheets, _distributions(near, near_pictures, quality))
 
 
 def _facts(
@@ -112,8 +133,9 @@ def _facts(
 
 
 def _distributions(
-    near: Neighbors | None, pictures: Neighbors | None, samples: Samples
+    near: Neighbors | None, pictures: Neighbors | None, quality: Mapping[str, Mapping[str, np.ndarray]]
 ) -> list[Distribution]:
+    """quality: facts by name, by what they are of."""
     found = []
     for name, what, unit, neighbors in (
         ("nearest_training_shape", "training shape", "Chamfer distance", near),
@@ -129,16 +151,10 @@ def _distributions(
                     {"samples": neighbors.distance_S, "held out": neighbors.held_out_distance_R},
                 )
             )
-    full_ones = [quality.topology for quality in samples.qualities if not quality.empty]
-    for name, title, values in (
-        ("triangles", "Triangles", [t.faces for t in full_ones]),
-        ("components", "Connected parts", [t.components for t in full_ones]),
-    ):
-        found.append(
-            Distribution(
-                name, title, "per sample", "Of samples with a surface.", {"samples": np.array(values)}
-            )
-        )
+    for name, title, axis in QUALITY_CURVES:
+        known = {label: facts[name][~np.isnan(facts[name])] for label, facts in quality.items()}
+        if len(known["samples"]):
+            found.append(Distribution(name, title, axis, EXPLANATIONS.get(name, ""), known))
     return found
 
 

@@ -5,8 +5,9 @@ Shape legend: R references, S samples, P points, L A F of a light field descript
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -20,14 +21,20 @@ from get3d_model.metrics.bootstrap import Bootstrap, Interval
 from get3d_model.metrics.chamfer import chamfer_matrix
 from get3d_model.metrics.lfd import VERSION, silhouette_backend
 from get3d_model.metrics.lfd_distance import lfd_matrix
-from get3d_model.metrics.mesh_quality import SAMPLED_FACES, MeshQuality, quality_arrays, texture_utilisation
+from get3d_model.metrics.mesh_quality import (
+    SAMPLED_FACES,
+    MeshQuality,
+    fact_distributions,
+    quality_arrays,
+    texture_utilisation,
+)
 from get3d_model.metrics.select import make_nearest_distance
 from get3d_model.metrics.set_intervals import divergence_interval, matching_intervals, one_nna_interval
 from get3d_model.metrics.set_metrics import occupied_cells
 from get3d_model.types import TexturedMesh
 
-# Of the box that the shapes were scaled to.
-HALF_EXTENT = 0.5
+# Half the side of the cube that the shapes fill.
+HALF_EXTENTS = {"box": 0.5, "sphere": 1.0}
 
 
 def geometry_section(
@@ -44,6 +51,7 @@ def geometry_section(
         settings={
             "surface_points": settings.surface_points,
             "surface": settings.surface,
+            "normalize": settings.normalize,
             "distances": ", ".join(settings.distances),
             **(
                 {"lfd_version": VERSION, "lfd_rasterizer": silhouette_backend(device)}
@@ -98,7 +106,7 @@ def set_metrics(
             found[f"{kind}_1nna"] = one_nna_interval(
                 within[0], between_RS[:size, :size], within[1], bootstrap
             )
-    cells = [occupied_cells(s.points_SP3, HALF_EXTENT) for s in (references, others)]
+    cells = [occupied_cells(s.points_SP3, HALF_EXTENTS[settings.normalize]) for s in (references, others)]
     found["jsd"] = divergence_interval(*cells, bootstrap)
     return found
 
@@ -107,37 +115,69 @@ def chamfer(first: ShapeSet, second: ShapeSet, device: torch.device, label: str)
     """Chamfer distances, RS; a set given twice is compared once."""
     first_RP3 = torch.from_numpy(first.points_SP3).to(device)
     second_SP3 = first_RP3 if second is first else torch.from_numpy(second.points_SP3).to(device)
-    with tqdm(total=len(first) * len(second), desc=label, disable=not sys.stderr.isatty()) as bar:
+    with _bar(first, second, label) as bar:
         return chamfer_matrix(first_RP3, second_SP3, bar.update, make_nearest_distance(device)).numpy()
 
 
 def light_field(first: ShapeSet, second: ShapeSet, device: torch.device, label: str) -> np.ndarray:
     """Light field distances, RS; a set given twice is compared once."""
-    with tqdm(total=len(first) * len(second), desc=label, disable=not sys.stderr.isatty()) as bar:
+    with _bar(first, second, label) as bar:
         return lfd_matrix(first.descriptors_SLAF, second.descriptors_SLAF, device, bar.update)
+
+
+def _bar(first: ShapeSet, second: ShapeSet, label: str) -> tqdm:
+    """Within a set every pair is compared once."""
+    pairs = len(first) * (len(first) - 1) // 2 if second is first else len(first) * len(second)
+    return tqdm(total=pairs, desc=label, unit="pair", disable=not sys.stderr.isatty())
 
 
 # The distance, and what its MMD is multiplied with.
 DISTANCES = {"cd": (chamfer, 1000.0, "_x1000"), "lfd": (light_field, 1.0, "")}
 
 
-def quality_section(
-    qualities: Sequence[MeshQuality], textured: Sequence[TexturedMesh], bootstrap: Bootstrap
-) -> Section:
-    """Mesh quality: shares over all samples, shares and medians of those with a surface.
+FRACTIONS = ("empty", "watertight", "manifold", "single_component", "self_intersecting")
+MEDIANS = (
+    "components", "triangles", "degenerate_faces", "euler_characteristic", "self_intersection_share",
+    "texture_utilisation",
+)  # fmt: skip
 
-    textured: the samples that have a texture, for the share of it that is used.
-    """
-    arrays = quality_arrays(qualities)
-    arrays["texture_utilisation"] = np.array(
-        [texture_utilisation(mesh) for mesh in textured if len(mesh.faces_F3)]
-    )
-    known = {name: values[~np.isnan(values)] for name, values in arrays.items()}
-    fractions = ("empty", "watertight", "manifold", "single_component", "self_intersecting")
-    medians = ("components", "triangles", "degenerate_faces", "euler_characteristic", "texture_utilisation")
+
+def quality_section(
+    facts: Mapping[str, np.ndarray],
+    textured: int,
+    references: ShapeSet,
+    train: ShapeSet,
+    bootstrap: Bootstrap,
+) -> Section:
+    """Mesh quality: shares over all samples, shares and medians of those with a surface. facts: of the samples, see
+    `sample_facts`. textured: how many of them have a texture. Controls: the same of the data set's own meshes."""
+
+    def summary(facts: Mapping[str, np.ndarray], fractions: Sequence[str]) -> dict[str, Interval]:
+        known = {name: values[~np.isnan(values)] for name, values in facts.items()}
+        found = {f"{name}_fraction": bootstrap.mean(known[name]) for name in fractions}
+        return found | {f"{name}_median": bootstrap.quantile(known[name]) for name in MEDIANS}
+
+    controls = {}
+    for control, shapes in (("train", train), ("self", references)):
+        if shapes.qualities:
+            # Meshes without a surface were left out when they were read.
+            controls[control] = {
+                name: interval
+                for name, interval in summary(quality_arrays(shapes.qualities), FRACTIONS[1:]).items()
+                # Where none has a texture, for instance.
+                if math.isfinite(interval.value)
+            }
     return Section(
-        metrics={f"{name}_fraction": bootstrap.mean(known[name]) for name in fractions}
-        | {f"{name}_median": bootstrap.quantile(known[name]) for name in medians},
+        metrics=summary(facts, FRACTIONS),
+        controls=controls,
         settings={"quality_faces_sampled": SAMPLED_FACES},
-        facts={"textured_samples": len(textured)},
+        facts={"textured_samples": textured},
+        details={"quality_distributions": fact_distributions(facts)},
     )
+
+
+def sample_facts(qualities: Sequence[MeshQuality], textured: Sequence[TexturedMesh]) -> dict[str, np.ndarray]:
+    """Every fact of every sample, nan where there is none; that of textures of those which have one, `textured`."""
+    facts = quality_arrays(qualities)
+    used = [texture_utilisation(mesh) for mesh in textured if len(mesh.faces_F3)]
+    return {**facts, "texture_utilisation": np.array(used, np.float64)}

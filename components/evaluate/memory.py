@@ -80,8 +80,15 @@ def memory_section(
                 found.distance_S, found.held_out_distance_R, bootstrap
             )
             section.metrics[f"{name}_distance_median"] = bootstrap.quantile(found.distance_S)
-            held_out = bootstrap.quantile(found.held_out_distance_R)
-            section.controls.setdefault("self", {})[f"{name}_distance_median"] = held_out
+            held_out = found.held_out_distance_R
+            # A training member is its own nearest one.
+            for control, distance in (("train", np.zeros_like(held_out)), ("self", held_out)):
+                section.controls.setdefault(control, {}).update(
+                    {
+                        name: copying_probability(distance, held_out, bootstrap),
+                        f"{name}_distance_median": bootstrap.quantile(distance),
+                    }
+                )
     return section
 
 

@@ -19,6 +19,7 @@ from components.evaluate.results import CONTROLS, Section, protocols
 from components.evaluate.sheets import Pair, Sheets
 from components.report.page_parts import Figure, jpeg_figure, page_environment
 from get3d_model.metrics.bootstrap import Interval
+from get3d_model.metrics.inception import SHA256 as INCEPTION_SHA256
 
 TEMPLATE = "evaluation.html.j2"
 # Of what could not be measured.
@@ -107,7 +108,7 @@ def evaluation_html(
                     sorted((k, v) for k, v in section.facts.items() if k not in section.settings),
                 ),
             ],
-            few=_few(section),
+            notices=[notice for notice in (_few(section), _other_network(section)) if notice],
             opinion_source=next((opinion.source for opinion in section.second.values()), ""),
             opinions=second_opinions(section),
             excluded=shown,
@@ -144,7 +145,8 @@ def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
 def second_opinions(section: Section) -> list[Compared]:
     """Those that have a value."""
     rows = []
-    for name, opinion in section.second.items():
+    for name in (name for name in CATALOGUE if name in section.second):
+        opinion = section.second[name]
         if not math.isfinite(opinion.value):
             continue
         ours = section.metrics[name].value
@@ -154,7 +156,7 @@ def second_opinions(section: Section) -> list[Compared]:
                 entry(name).title,
                 f"{ours:.6g}",
                 f"{opinion.value:.6g}{chance}",
-                f"{opinion.value - ours:+.1e}",
+                f"{opinion.value - ours:+.1e}".replace("-", "−"),
             )
         )
     return rows
@@ -168,6 +170,17 @@ def _few(section: Section) -> str:
     return (
         f"Only {references} held-out shapes: one of them counts for {1 / references:.0%} of the coverage, and the "
         "intervals themselves are rough."
+    )
+
+
+def _other_network(section: Section) -> str:
+    """A warning where FID and KID are not those that others publish."""
+    sha256 = section.settings.get("inception_sha256")
+    if sha256 in (None, INCEPTION_SHA256):
+        return ""
+    return (
+        f"FID and KID are of the features of another network (SHA-256 {sha256[:12]}…) than the Inception-v3 of "
+        "2015-12-05, so they are not the numbers that others publish under these names."
     )
 
 

@@ -12,8 +12,9 @@ from get3d_model.metrics.bootstrap import Interval
 
 # The same measures of other shapes in the place of the samples.
 CONTROLS = {
-    "train": "training shapes in the place of the samples",
-    "self": "held-out shapes in the place of the samples: one half of them against the other, all against the training set",
+    "train": "as many training shapes in the place of the samples; the quality is that of their meshes",
+    "self": "one half of the held-out shapes in the place of the samples, against the other half; for memory, all of them "
+    "against the training set; the quality is that of their meshes",
 }
 # How the settings begin that only FID and KID depend on.
 PICTURE_SETTINGS = ("image_", "inception_", "kid_")
@@ -38,7 +39,7 @@ class Section:
     settings: all that another run must share for its numbers to be comparable. facts: counts and the like, flat.
     unavailable: why a metric has no number and how to get it, by name; these are null in metrics.json.
     excluded: (file or seed, reason) of what could not be measured.
-    second: second opinions, by name.
+    second: second opinions, by name. details: what only metrics_full.json has, JSON-able.
     """
 
     metrics: dict[str, Interval] = field(default_factory=dict)
@@ -48,13 +49,14 @@ class Section:
     unavailable: dict[str, str] = field(default_factory=dict)
     excluded: list[tuple[str, str]] = field(default_factory=list)
     second: dict[str, Opinion] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def merge(sections: Iterable[Section]) -> Section:
     """All in one; later sections win where two have the same name."""
     whole = Section()
     for section in sections:
-        for name in ("metrics", "settings", "facts", "unavailable", "second"):
+        for name in ("metrics", "settings", "facts", "unavailable", "second", "details"):
             getattr(whole, name).update(getattr(section, name))
         for control, metrics in section.controls.items():
             whole.controls.setdefault(control, {}).update(metrics)
@@ -99,6 +101,7 @@ def full(section: Section) -> dict[str, Any]:
         "facts": section.facts,
         "unavailable": section.unavailable,
         "excluded": [{"file": file, "reason": reason} for file, reason in section.excluded],
+        **section.details,
         **protocols(section),
     }
 

@@ -55,7 +55,7 @@ def draw_samples(
             "raise evaluation.samples_per_reference"
         )
     drawn = _Drawn(sampler, generated, count, settings)
-    shapes, excluded = reader.describe(drawn.meshes(), "samples")
+    shapes, excluded = reader.describe(drawn.meshes(), "samples", count)
     excluded = [(f"sample of seed {name}", why) for name, why in excluded]
     vectors_ND = np.concatenate(drawn.vectors)
     return Samples(shapes, drawn.qualities, vectors_ND, drawn.thumbnails, drawn.textured), excluded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from components.metrics.feature_cache import FeatureCache
-from components.metrics.shapes import FEATURES_VERSION
+from components.metrics.shapes import FEATURES_VERSION, quality_from_numbers, quality_numbers
 from components.render.axes import Axes
 from components.render.inputs import MeshFile
 from components.render.mesh_files import inspect_meshes
@@ -26,6 +26,7 @@ from get3d_model.errors import InputError
 from get3d_model.mesh_io import load_textured_mesh
 from get3d_model.metrics.lfd import VERSION, lfd_descriptors, silhouette_backend
 from get3d_model.metrics.light_field import AXES, LIGHT_FIELDS
+from get3d_model.metrics.mesh_quality import MeshQuality, measure_quality
 from get3d_model.metrics.points import surface_points
 from get3d_model.metrics.silhouette_features import FEATURES
 from get3d_model.types import Mesh, TexturedMesh
@@ -36,12 +37,14 @@ Excluded = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ShapeSet:
-    """names: shape ids, or the seeds of samples. points_SP3: on their surfaces, longest side 1.
-    descriptors_SLAF: of the light field distance; None where it is not asked for."""
+    """names: shape ids, or the seeds of samples. points_SP3: on their surfaces, scaled as evaluation.normalize says.
+    descriptors_SLAF: of the light field distance; None where it is not asked for. qualities: of meshes of the data
+    set; none for samples, some of which have a quality but no surface."""
 
     names: list[str]
     points_SP3: np.ndarray
     descriptors_SLAF: np.ndarray | None = None
+    qualities: Sequence[MeshQuality] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,7 +52,8 @@ class ShapeSet:
     def __getitem__(self, index: Sequence[int] | np.ndarray) -> ShapeSet:
         index = np.asarray(index, dtype=np.int64)
         descriptors = None if self.descriptors_SLAF is None else self.descriptors_SLAF[index]
-        return ShapeSet([self.names[i] for i in index], self.points_SP3[index], descriptors)
+        qualities = [self.qualities[i] for i in index] if self.qualities else ()
+        return ShapeSet([self.names[i] for i in index], self.points_SP3[index], descriptors, qualities)
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,11 @@ class ShapeReader:
         self._keys: dict[str, dict[str, Any]] = {
             "points": {
                 "version": FEATURES_VERSION, "points": settings.surface_points, "seed": settings.seed,
-                "surface": settings.surface, "normalize": "box", **turned,
+                "surface": settings.surface, "normalize": settings.normalize, **turned,
             },
             # Pixels on edges differ between rasterisers.
             "lfd": {"version": VERSION, "rasterizer": silhouette_backend(device), **turned},
+            "quality": {"version": FEATURES_VERSION, "seed": settings.seed},
         }  # fmt: skip
 
     def read(self, shape_ids: Sequence[str], label: str) -> tuple[ShapeSet, Excluded]:
@@ -105,32 +110,44 @@ class ShapeReader:
             values = [self._cache.get(kind, facts[file.shape_id].sha256, key) for kind, key in self._wanted()]
             if all(value is not None for value in values):
                 known[file.shape_id] = values
-        new, excluded = self.describe(self._load(f for f in files if f.shape_id not in known), label)
+        wanted = [file for file in files if file.shape_id not in known]
+        qualities: dict[str, MeshQuality] = {}
+        new, excluded = self.describe(self._load(wanted), label, len(wanted), qualities)
         for place, name in enumerate(new.names):
-            known[name] = [new.points_SP3[place], *([new.descriptors_SLAF[place]] if self._lfd else [])]
+            known[name] = [
+                new.points_SP3[place],
+                *([new.descriptors_SLAF[place]] if self._lfd else []),
+                quality_numbers(qualities[name]),
+            ]
             for (kind, key), value in zip(self._wanted(), known[name], strict=True):
                 self._cache.put(kind, facts[name].sha256, key, value)
         names = [file.shape_id for file in files if file.shape_id in known]
         relative = {file.shape_id: file.relative for file in files}
         paths = {file.shape_id: file.path for file in files}
         reasons = [(relative[name], why.removeprefix(f"{paths[name]}: ")) for name, why in excluded]
-        return self._set(names, known), reasons
+        measured = [quality_from_numbers(known[name][-1]) for name in names]
+        return replace(self._set(names, known), qualities=measured), reasons
 
     def describe(
-        self, named: Iterable[tuple[str, Mesh | TexturedMesh | InputError]], label: str
+        self,
+        named: Iterable[tuple[str, Mesh | TexturedMesh | InputError]],
+        label: str,
+        total: int,
+        qualities: dict[str, MeshQuality] | None = None,
     ) -> tuple[ShapeSet, Excluded]:
         """Shapes in the order of `named`, and (name, reason) of those that cannot be used. An error in the place of
-        a mesh sets that one aside. `named` is walked once; some meshes are held at a time."""
+        a mesh sets that one aside. `named` is walked once; some meshes are held at a time. total: how many there are.
+        qualities: takes those of the meshes, by name."""
         settings, excluded = self._settings, {}
         found: dict[str, list[np.ndarray]] = {}
 
         def usable() -> Iterator[tuple[str, Mesh | TexturedMesh]]:
-            for name, mesh in tqdm(named, desc=label, disable=not sys.stderr.isatty()):
+            for name, mesh in tqdm(named, desc=label, total=total, disable=not sys.stderr.isatty()):
                 try:
                     if isinstance(mesh, InputError):
                         raise mesh
                     points_P3 = surface_points(
-                        mesh, settings.surface_points, settings.seed, surface=settings.surface
+                        mesh, settings.surface_points, settings.seed, settings.normalize, settings.surface
                     )
                     if not np.isfinite(points_P3).all():
                         raise InputError("it has vertices that are not finite numbers")
@@ -138,6 +155,8 @@ class ShapeReader:
                     excluded[name] = str(error)
                     continue
                 found[name] = [points_P3]
+                if qualities is not None:
+                    qualities[name] = measure_quality(mesh, settings.seed)
                 yield name, mesh
 
         if self._lfd:
@@ -154,7 +173,8 @@ class ShapeReader:
         return self._set(list(found), found), list(excluded.items())
 
     def _wanted(self) -> list[tuple[str, dict[str, Any]]]:
-        return [(kind, self._keys[kind]) for kind in (("points", "lfd") if self._lfd else ("points",))]
+        kinds = ("points", "lfd", "quality") if self._lfd else ("points", "quality")
+        return [(kind, self._keys[kind]) for kind in kinds]
 
     def _load(self, files: Iterable[MeshFile]) -> Iterator[tuple[str, TexturedMesh | InputError]]:
         for file in files:

@@ -150,7 +150,7 @@ class _Reader:
         if self._lfd:
             self.descriptors[shape_id] = values["lfd"]
         if self._quality:
-            self.qualities[shape_id] = _from_numbers(values["quality"])
+            self.qualities[shape_id] = quality_from_numbers(values["quality"])
         return True
 
     def _loaded(self, files: list[MeshFile], bar: tqdm) -> Iterator[tuple[str, TexturedMesh]]:
@@ -173,11 +173,12 @@ class _Reader:
             self._cache.put("points", sha256, self._keys["points"], points_P3)
             if self._quality:
                 self.qualities[shape_id] = quality = measure_quality(mesh, settings.seed)
-                self._cache.put("quality", sha256, self._keys["quality"], _numbers(quality))
+                self._cache.put("quality", sha256, self._keys["quality"], quality_numbers(quality))
             yield shape_id, mesh
 
 
-def _numbers(quality: MeshQuality) -> np.ndarray:
+def quality_numbers(quality: MeshQuality) -> np.ndarray:
+    """For the cache."""
     t = quality.topology
     return np.array(
         [
@@ -189,6 +190,7 @@ def _numbers(quality: MeshQuality) -> np.ndarray:
     )  # fmt: skip
 
 
-def _from_numbers(values: np.ndarray) -> MeshQuality:
+def quality_from_numbers(values: np.ndarray) -> MeshQuality:
+    """What `quality_numbers` made numbers of."""
     flags, counts = [bool(v) for v in values[:2]], [int(v) for v in values[2:10]]
     return MeshQuality(MeshTopology(*flags, *counts[:6]), *counts[6:], *(float(v) for v in values[10:]))

@@ -6,7 +6,7 @@ Shape legend: V vertices, F faces, E edges, N sampled faces, M meshes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numba
@@ -119,8 +119,13 @@ def quality_distributions(
 
     quantiles: at QUANTILES. edges (bins + 1) and counts (bins): integers that fit get a bin each.
     """
+    return fact_distributions(quality_arrays(qualities), bins)
+
+
+def fact_distributions(facts: Mapping[str, np.ndarray], bins: int = 20) -> dict[str, dict[str, list[float]]]:
+    """As `quality_distributions`, of arrays as `quality_arrays` gives them."""
     result = {}
-    for name, values in quality_arrays(qualities).items():
+    for name, values in facts.items():
         known = values[~np.isnan(values)]
         if name not in _NUMBERS or not len(known):
             continue

@@ -20,7 +20,7 @@ import yaml
 from components.evaluate.evaluation import Evaluation, evaluate
 from components.evaluate.images import NAMES
 from components.evaluate.main import main
-from components.evaluate.results import flat
+from components.evaluate.results import flat, protocols
 from get3d_model.config import EvaluationConfig, config_to_dict
 from get3d_model.data.manifest import Manifest, read_manifest, write_manifest
 from get3d_model.errors import InputError
@@ -198,6 +198,34 @@ def test_the_control_is_measured_like_the_samples(measure, tiny_data: Path) -> N
     assert measure().section.controls["train"]["cd_mmd_x1000"].value > 1.0
     without = measure(replace(manifest, splits={"val": val})).section
     assert "train" not in without.controls and "memorization_shape" in without.unavailable
+
+
+def test_the_meshes_of_the_data_set_stand_beside_the_samples(measure, cache: Path) -> None:
+    found = measure()
+    section = found.section
+    for control in ("train", "self"):
+        # Boxes with one texel each.
+        quality = section.controls[control]
+        assert quality["watertight_fraction"].value == 1.0 and quality["triangles_median"].value == 12.0
+        assert "empty_fraction" not in quality, "meshes without a surface are excluded instead"
+    assert section.controls["train"]["memorization_shape"].value == 1.0, "a training shape is a copy"
+    assert section.controls["self"]["memorization_shape"].value == 0.5
+    curves = {distribution.name: distribution for distribution in found.distributions}
+    assert curves.keys() >= {"triangles", "components", "euler_characteristic", "self_intersection_share"}
+    lengths = {label: len(values) for label, values in curves["triangles"].sets.items()}
+    histogram = section.details["quality_distributions"]["triangles"]
+    assert lengths == {"samples": sum(histogram["counts"]), "held out": 2, "training": 3}
+    assert flat(measure().section) == flat(section), "the same from the cache"
+
+
+def test_scales(measure) -> None:
+    box, sphere = measure().section, measure(normalize="sphere").section
+    assert sphere.settings["normalize"] == "sphere" and protocols(sphere) != protocols(box)
+    # The farthest vertex at 1 instead of the longest side: all is larger, by at most the diagonal of a cube.
+    ratio = sphere.controls["train"]["cd_mmd_x1000"].value / box.controls["train"]["cd_mmd_x1000"].value
+    assert 4 / 3 <= ratio <= 4
+    with pytest.raises(InputError, match="normalize must be box or sphere, not 'none'"):
+        replace(SETTINGS, normalize="none")
 
 
 def test_copies_are_found(measure, tiny_data: Path) -> None:

@@ -14,6 +14,7 @@ from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import Opinion, Section, flat, full, protocols
 from components.evaluate.sheets import Pair, Sheets
 from get3d_model.metrics.bootstrap import Interval
+from get3d_model.metrics.inception import SHA256
 
 PICTURE = np.full((8, 8, 3), 200, np.uint8)
 PAIR = Pair("seed 3", PICTURE, "car <b>", PICTURE, 0.123456)
@@ -69,7 +70,7 @@ def test_the_second_opinion_stands_beside_or_says_why_not() -> None:
         },
     )
     text = page(asked)
-    for words in ("by torch-fidelity 0.4.0.", ">12.5005<", ">+5.0e-04<", ">3 ± 0.1<", ">-2.5e-01<"):
+    for words in ("by torch-fidelity 0.4.0.", ">12.5005<", ">+5.0e−04<", ">3 ± 0.1<", ">−2.5e−01<"):
         assert words in text, words
     whole = full(asked)["second_opinions"]
     assert (
@@ -81,6 +82,13 @@ def test_the_second_opinion_stands_beside_or_says_why_not() -> None:
     assert full(without)["second_opinions"]["fid_ori"]["value"] is None
     assert flat(without)["second_fid_ori"] is None and protocols(without) == protocols(asked)
     assert "second opinion" not in page().lower()
+
+
+def test_another_network_than_the_published_one_is_named() -> None:
+    known = Section(settings={"inception_sha256": SHA256})
+    other = Section(settings={"inception_sha256": "b" * 64})
+    assert "another network" not in page(known)
+    assert "another network (SHA-256 bbbbbbbbbbbb…) than the Inception-v3 of 2015-12-05" in page(other)
 
 
 def test_cumulative_shares_and_percentiles() -> None:
