@@ -14,7 +14,7 @@ help:
 	@echo "make e2e                   set up, then the minutes-long end-to-end tests (real servers)"
 	@echo "make monitor               set up, then Prometheus, Alertmanager and Pushgateway on this machine"
 	@echo "make install               set up only"
-	@echo "make lint                  ruff"
+	@echo "make lint                  ruff, and hadolint on the Dockerfiles"
 	@echo "make web                   build the studio's page with npm (its result is committed; only to change it)"
 	@echo "make images                build the container images with Docker (docs/cluster.md)"
 	@echo "make lock                  resolve requirements.in into requirements.lock"
@@ -45,7 +45,7 @@ e2e: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m e2e
 
 lint: $(INSTALLED)
-	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/hadolint k8s/images/*.Dockerfile
 
 # For a registry: make images REGISTRY=registry.example.com/; without CUDA: BUILD_ARGS="--build-arg CUDA=0"; with a bill of materials:
 # BUILD_ARGS="--sbom=true --provenance=true".
