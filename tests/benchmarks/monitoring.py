@@ -5,6 +5,9 @@ python -m tests.benchmarks.monitoring [--steps 480] [--repeats 6] [--scrape-s 15
 cost: the metrics' own work by direct measurement: one record, one scrape over HTTP (its CPU time in the training's
 process), one textfile; and what share of the time that is for a training that records every --log-s seconds and is
 scraped every --scrape-s seconds.
+drift: CPU seconds of a mesh of the pretrained generator (networks, extraction, texture of 1024), and of the drift statistics of
+one that is counted: those of the mesh, and those of the render that one in RENDER_EVERY gets; one thread. drift_share: what
+the two add to a mesh on average.
 blocks: real trainings of a tiny model, in this process, --repeats of them. Between two records (4 steps, about a quarter of
 a second) monitoring is on or off: on means that the record goes into the metrics and a textfile, and that another process
 scrapes the exporter every second. Each block's CPU seconds, of all threads, are taken; neighbours, one with and one
@@ -23,18 +26,23 @@ import os
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+import get3d_model
 from components.train.monitor import facts
+from get3d_model.inference import Sampler, Shapes
 from get3d_model.training.distributed import world_from_environment
 from get3d_model.training.trainer import Trainer
 from monitoring.metrics import RECORDED
 from monitoring.sinks import Exporter, TextfileSink, TrainingFacts, TrainingMetrics
+from serving import drift
 from tests.get3d_model.training.tiny import STEP_KIMG, tiny_config, write_dataset
 
 RECORDS, SCRAPES = 2000, 200
@@ -42,6 +50,8 @@ BLOCK_STEPS = 4
 WARM_UP_BLOCKS = 8
 BLOCK_SCRAPE_S = 1.0
 RESAMPLES = 10_000
+MESHES = 10
+PRETRAINED = Path(get3d_model.__file__).parent / "pretrained" / "vehicles_256.safetensors"
 
 
 def costs(folder: Path) -> dict[str, float]:
@@ -63,6 +73,30 @@ def costs(folder: Path) -> dict[str, float]:
     scrape_s = per_call(lambda _: urllib.request.urlopen(exporter.url).read(), SCRAPES)
     exporter.stop(wait_s=0)
     return {"record_s": record_s, "textfile_s": textfile_s, "scrape_s": scrape_s}
+
+
+def drift_costs() -> dict[str, float]:
+    """CPU seconds of a mesh, and of what is measured of it."""
+    sampler = Sampler.load(PRETRAINED)
+    found: dict[str, list[float]] = {"mesh_s": [], "statistics_s": [], "render_s": []}
+
+    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.process_time()
+        result = function(*arguments)
+        found[name].append(time.process_time() - started)
+        return result
+
+    def mesh(seed: int) -> Shapes:
+        shapes = sampler.shapes(sampler.styles([seed], 0.7))
+        sampler.textured_mesh(shapes, 0, 1024)
+        return shapes
+
+    for seed in range(MESHES + 1):
+        shapes = timed("mesh_s", mesh, seed)
+        timed("statistics_s", drift.measured, sampler, shapes, 0, shapes.meshes.to_host()[0])
+        timed("render_s", drift.rendered, sampler, shapes)
+    # The first of each compiles.
+    return {name: float(np.median(values[1:])) for name, values in found.items()}
 
 
 def scrape(url: str, on: Event, over: Event) -> None:
@@ -156,6 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         cost = costs(folder)
+        counted = drift_costs()
         data = write_dataset(folder / "data")
         pairs = [pair for _ in range(args.repeats) for pair in training_pairs(folder, data, args.steps)]
     share = (cost["record_s"] + cost["textfile_s"]) / args.log_s + cost["scrape_s"] / args.scrape_s
@@ -168,6 +203,13 @@ def main() -> None:
                     name.removesuffix("_s"): round(1000 * value, 3) for name, value in cost.items()
                 },
                 "share_of_time": round(share, 6),
+                "drift_milliseconds": {
+                    name.removesuffix("_s"): round(1000 * value, 2) for name, value in counted.items()
+                },
+                "drift_share": round(
+                    (counted["statistics_s"] + counted["render_s"] / drift.RENDER_EVERY) / counted["mesh_s"],
+                    4,
+                ),
                 "pairs": len(pairs),
                 "block_cpu_s": round(float(np.mean([without for _, without in pairs])), 3),
                 "overhead": round(ratio, 4),
