@@ -74,12 +74,15 @@ def test_an_overlay_of_your_own_renders(tmp_path: Path) -> None:
     )
     own = yaml.safe_load(text)
     own["patches"] += yaml.safe_load(textwrap.dedent(kserve))
-    own["components"].insert(0, "get3d/k8s/components/kserve")
-    own["components"].remove("get3d/k8s/components/autoscale-keda")
+    own["components"].insert(
+        own["components"].index("get3d/k8s/components/monitoring") + 1, "get3d/k8s/components/kserve"
+    )
     shutil.copytree(K8S, tmp_path / "get3d" / "k8s")
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
     made = list(yaml.safe_load_all(kustomize(tmp_path)))
     (service,) = [m for m in made if m["kind"] == "InferenceService"]
+    (scaled,) = [m for m in made if m["kind"] in ("ScaledObject", "HorizontalPodAutoscaler")]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == f"{service['metadata']['name']}-predictor"
     (container,) = service["spec"]["predictor"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["image"].startswith("your.registry/get3d/serving:")
