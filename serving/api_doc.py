@@ -17,6 +17,7 @@ from serving.codec import (
     SampleMetadata,
     TensorSpec,
 )
+from serving.tensors import REFUSALS
 
 DEFAULT_FILE = Path(__file__).parent.parent / "docs" / "serving-api.md"
 
@@ -45,7 +46,8 @@ _ERRORS = """
 | `UNAVAILABLE` | the queue is full (`limits.queue_size`), or the request waited longer than `limits.queue_timeout_s` or its own `timeout`; try again later |
 | `INTERNAL` | a bug of ours; the server's log has the traceback |
 
-`timeout` is Triton's own request parameter, in microseconds. No input names a file, and none is ever unpickled.
+`timeout` is Triton's own request parameter, in microseconds. `{refusals}`, a number, says how often a full queue has refused the
+client since it last said so; it is counted, and nothing else comes of it. No input names a file, and none is ever unpickled.
 
 ## Sizes
 
@@ -71,7 +73,7 @@ def api_text() -> str:
     lines += _table(("output", "type", "shape", "meaning"), [_row(spec) for spec in OUTPUTS])
     names = ", ".join(f"`{item.name}`" for item in fields(SampleMetadata))
     lines.append(f"\n`metadata` has the fields {names}:\n\n```\n{_metadata_text()}\n```\n")
-    lines.append(_ERRORS.format(row=row, batch=8 * row))
+    lines.append(_ERRORS.format(row=row, batch=8 * row, refusals=REFUSALS))
     rows = [(f"`{name}`", kind, meaning) for name, (kind, meaning) in metric_names.TABLE.items()]
     lines += _table(("metric", "kind", "meaning"), rows)
     reasons, stages = (", ".join(names) for names in (metric_names.ERROR_REASONS, metric_names.STAGES))
