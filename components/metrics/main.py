@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minimum", type=int, default=2, help="fewer usable meshes in a folder are an error")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap intervals")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the bootstrap intervals")
-    parser.add_argument(
-        "--no-quality", action="store_true", help="leave out the quality of the generated meshes"
-    )
+    parser.add_argument("--no-quality", action="store_true", help="leave out the quality of the meshes")
     parser.add_argument(
         "--out", type=Path, help="folder for metrics.json and metrics_full.json (default: only print)"
     )
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     device = _device(args.device)
     cache = FeatureCache(None if args.no_cache else args.cache or cache_dir() / "shapes")
     with mesh_folder(args.generated) as generated_dir, mesh_folder(args.reference) as reference_dir:
-        reference = measure_folder(reference_dir, settings, cache, device, "reference")
+        reference = measure_folder(reference_dir, settings, cache, device, "reference", settings.quality)
         generated = measure_folder(generated_dir, settings, cache, device, "generated", settings.quality)
     found = compare(generated, reference, settings, device)
     if args.out is not None:

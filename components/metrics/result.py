@@ -37,11 +37,13 @@ _QUALITY = (
 def flat(
     found: Comparison, generated: MeasuredShapes, reference: MeasuredShapes, settings: MetricsSettings
 ) -> dict[str, Any]:
-    """Numbers by name, null where there is none; with how many meshes were used and excluded, and the settings."""
+    """Numbers by name, null where there is none, those of the references with `self_`; with how many meshes were used
+    and excluded, and the settings."""
     protocol = _protocol(settings)
     return {
         **{name: _number(interval.value) for name, interval in found.metrics.items()},
-        **{name: _number(value) for name, value in found.quality.items()},
+        **{name: _number(interval.value) for name, interval in found.quality.items()},
+        **{f"self_{name}": _number(interval.value) for name, interval in found.control.items()},
         "generated": len(generated),
         "generated_excluded": len(generated.excluded),
         "reference": len(reference),
@@ -60,7 +62,8 @@ def full(
 ) -> dict[str, Any]:
     """With intervals, what was excluded and why, neighbours of every mesh, and distributions of the quality."""
     return {
-        "intervals": {name: interval.as_dict() for name, interval in found.metrics.items()},
+        "intervals": {name: i.as_dict() for name, i in {**found.metrics, **found.quality}.items()},
+        "control": {name: interval.as_dict() for name, interval in found.control.items()},
         "excluded": {
             name: [{"mesh": mesh, "reason": reason} for mesh, reason in shapes.excluded]
             for name, shapes in (("generated", generated), ("reference", reference))
@@ -73,19 +76,23 @@ def full(
 def table(
     found: Comparison, generated: MeasuredShapes, reference: MeasuredShapes, settings: MetricsSettings
 ) -> str:
-    """For people: values with intervals, quality, and what was left out."""
-    titles = {name: _TITLES[name] for name in found.metrics}
-    width = max(map(len, titles.values()))
+    """For people: values with intervals and those of the references, quality, and what was left out."""
+    rows = {_TITLES[name]: (name, interval) for name, interval in found.metrics.items()}
+    rows |= {
+        name.replace("_", " "): (name, found.quality[name]) for name in _QUALITY if name in found.quality
+    }
+    width = max(map(len, rows))
     lines = [
-        f"{len(generated)} generated and {len(reference)} reference meshes; "
-        f"intervals of {settings.confidence:.0%} in brackets"
+        f"{len(generated)} generated and {len(reference)} reference meshes; intervals of {settings.confidence:.0%} in "
+        "brackets",
+        f"references: what one half of {min(len(generated), len(reference))} of them scores against the other, and their "
+        "own quality",
     ]
-    for name, interval in found.metrics.items():
+    for title, (name, interval) in rows.items():
         around = f"[{_shown(interval.low).strip()}, {_shown(interval.high).strip()}]"
-        lines.append(f"{titles[name]:<{width}}  {_shown(interval.value)}  {around}")
-    for name in _QUALITY:
-        if name in found.quality:
-            lines.append(f"{'generated: ' + name.replace('_', ' '):<{width}}  {_shown(found.quality[name])}")
+        control = found.control.get(name)
+        beside = f"  references {_shown(control.value).strip()}" if control else ""
+        lines.append(f"{title:<{width}}  {_shown(interval.value)}  {around:<20}{beside}".rstrip())
     for label, shapes in (("generated", generated), ("reference", reference)):
         if shapes.excluded:
             lines.append(f"{label}: {len(shapes.excluded)} of {shapes.found} meshes excluded:")
@@ -108,4 +115,6 @@ def _number(value: float) -> float | None:
 
 
 def _shown(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:10,.0f}"
     return f"{value:10.4g}" if math.isfinite(value) else f"{'-':>10}"

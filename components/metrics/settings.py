@@ -16,7 +16,7 @@ LEAST = 2
 class MetricsSettings:
     """distances: which distances. points: surface points per shape, of the Chamfer distance and the JSD.
     normalize, surface: see get3d_model/metrics/points.py. minimum: fewer usable meshes in a folder are an error.
-    resamples, confidence: of the bootstrap intervals. quality: whether the generated meshes are examined."""
+    resamples, confidence: of the bootstrap intervals. quality: whether the quality of the meshes is measured."""
 
     distances: tuple[Distance, ...] = ("cd", "lfd")
     points: int = 2048

@@ -48,10 +48,9 @@ class MeasuredShapes:
         return len(self.names)
 
     @property
-    def empty_fraction(self) -> float:
-        """Of the readable meshes, those without a surface."""
-        empty = sum(any(phrase in reason for phrase in _EMPTY) for _, reason in self.excluded)
-        return empty / (empty + len(self.names))
+    def empty(self) -> int:
+        """Readable meshes without a surface, which are among the excluded ones."""
+        return sum(any(phrase in reason for phrase in _EMPTY) for _, reason in self.excluded)
 
 
 def measure_folder(

@@ -50,15 +50,15 @@ class MeshQuality:
         return not self.empty and self.nonmanifold_edges == 0 and self.nonmanifold_vertices == 0
 
 
-# Facts of one mesh: those that are shares of meshes with a surface, and those that are numbers.
-_SHARES = {
+# Facts of one mesh, by the names of `quality_arrays`: those that are shares of meshes with a surface, and numbers.
+SHARES = {
     "watertight": lambda q: q.topology.watertight,
     "manifold": lambda q: q.manifold,
     "winding_consistent": lambda q: q.topology.winding_consistent,
     "single_component": lambda q: q.topology.components == 1,
     "self_intersecting": lambda q: q.self_intersection_share > 0,
 }
-_NUMBERS = {
+NUMBERS = {
     "triangles": lambda q: q.topology.faces,
     "components": lambda q: q.topology.components,
     "euler_characteristic": lambda q: q.topology.euler_characteristic,
@@ -93,7 +93,7 @@ def quality_arrays(qualities: Sequence[MeshQuality]) -> dict[str, np.ndarray]:
     def column(value) -> np.ndarray:
         return np.array([np.nan if q.empty else float(value(q)) for q in qualities], dtype=np.float64)
 
-    facts = {name: column(value) for name, value in (_SHARES | _NUMBERS).items()}
+    facts = {name: column(value) for name, value in (SHARES | NUMBERS).items()}
     return {"empty": np.array([float(q.empty) for q in qualities]), **facts}
 
 
@@ -104,7 +104,7 @@ def mesh_quality(qualities: Sequence[MeshQuality]) -> dict[str, float]:
     result = {"empty_fraction": float(arrays.pop("empty").mean()) if len(qualities) else float("nan")}
     for name, values in arrays.items():
         known = values[~np.isnan(values)]
-        if name in _SHARES:
+        if name in SHARES:
             result[f"{name}_fraction"] = float(known.mean()) if len(known) else float("nan")
             continue
         for suffix, q in (("median", 0.5), ("p05", 0.05), ("p95", 0.95)):
@@ -127,7 +127,7 @@ def fact_distributions(facts: Mapping[str, np.ndarray], bins: int = 20) -> dict[
     result = {}
     for name, values in facts.items():
         known = values[~np.isnan(values)]
-        if name not in _NUMBERS or not len(known):
+        if name not in NUMBERS or not len(known):
             continue
         low, high = known.min(), known.max()
         whole = bool((known == np.round(known)).all())

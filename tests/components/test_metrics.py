@@ -72,7 +72,16 @@ def test_both_distances(folders: tuple[Path, Path], tmp_path: Path, capsys: pyte
     interval = full["intervals"]["lfd_mmd"]
     assert interval["low"] <= interval["value"] <= interval["high"]
     assert full["quality_distributions"]["triangles"]["quantiles"] == [12] * 7
+    assert full["intervals"]["triangles_p95"] == {"value": 12.0, "low": 12.0, "high": 12.0}
+    # The references beside: two of four against the two others, none of them alike.
+    control = full["control"]
+    assert metrics["self_cd_mmd_x1000"] == control["cd_mmd_x1000"]["value"] > 0
+    assert metrics["self_cd_cov"] in (0.5, 1.0) and metrics["self_watertight_fraction"] == 1.0
+    assert "self_lfd_1nna" in metrics and "self_jsd" in metrics
     assert "Coverage (COV), light field" in printed and "0.6" in printed and "excluded" not in printed
+    assert (
+        "one half of 4 of them" in printed and "watertight fraction" in printed and "references 1" in printed
+    )
 
     # The same again: nothing is computed anew, and every byte is the same. Without the cache too.
     for name, more in (("again", []), ("fresh", ["--no-cache"])):
@@ -129,6 +138,18 @@ def test_damaged_and_empty_meshes_are_listed_and_left_out(
     # The numbers are those of the usable ones.
     assert run(*folders, *options, "--out", tmp_path / "clean") == 0
     assert load(tmp_path / "clean")["lfd_mmd"] == metrics["lfd_mmd"]
+
+
+def test_two_meshes_are_enough(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder, names in ((tmp_path / "g", ("g0.glb", "g1.obj")), (tmp_path / "r", ("r0.ply", "r1.ply"))):
+        folder.mkdir()
+        for name in names:
+            shutil.copy(next(f / name for f in folders if (f / name).exists()), folder)
+    options = ["--points", 64, "--resamples", 5, "--no-cache", "--out", tmp_path / "out"]
+    assert run(tmp_path / "g", tmp_path / "r", *options) == 0
+    metrics = load(tmp_path / "out")
+    # With one shape in a half there is no second one to be nearest.
+    assert metrics["cd_cov"] == metrics["self_cd_cov"] == 1.0 and "self_cd_1nna" not in metrics
 
 
 def test_options(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
