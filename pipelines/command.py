@@ -69,6 +69,10 @@ def add_parameters(parser: argparse.ArgumentParser, local: bool) -> None:
     add("--nodes", type=int, default=default(1), help="machines that train")
     add("--procs-per-node", type=int, default=default(2), help="training processes on each, one per GPU")
     add(
+        "--deploy-timeout-s", type=int, default=default(300),
+        help="seconds that one step of deploying may take on one server",
+    )  # fmt: skip
+    add(
         "--promote",
         choices=("auto", "always", "never"),
         default=default("auto"),

@@ -13,8 +13,8 @@ from get3d_model.config import config_from_dict
 from get3d_model.errors import InputError
 
 _AS_THEY_ARE = (
-    "meshes", "shards", "nodes", "procs_per_node", "promote", "served_repository", "triton_urls", "git_repository",
-    "git_revision", "run_id",
+    "meshes", "shards", "nodes", "procs_per_node", "deploy_timeout_s", "promote", "served_repository", "triton_urls",
+    "git_repository", "git_revision", "run_id",
 )  # fmt: skip
 
 

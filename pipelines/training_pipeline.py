@@ -83,6 +83,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
         render_workers: int = 0,
         nodes: int = 1,
         procs_per_node: int = max(1, gpus),
+        deploy_timeout_s: int = 300,
         promote: str = "auto",
         served_repository: str = "",
         triton_urls: str = "",
@@ -101,6 +102,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
             render_workers: Processes of each of them; 0 for one per processor.
             nodes: Machines that train.
             procs_per_node: Training processes on each, one per GPU.
+            deploy_timeout_s: Seconds that one step of deploying (load, answer, ...) may take on one server.
             promote: auto (the thresholds of params.yaml decide), always or never.
             served_repository: Model repository that Triton serves; empty when nothing is deployed.
             triton_urls: HOST:PORT of every Triton replica's gRPC, separated by commas.
@@ -122,7 +124,8 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
             plan = validate(
                 run_id=run_id, job_id=job_id, workspace=workspace, params=params, overrides=overrides, meshes=meshes,
                 shards=shards, nodes=nodes, procs_per_node=procs_per_node, gpus=gpus if in_pod else 0,
-                promote=promote, served_repository=served_repository, triton_urls=triton_urls,
+                deploy_timeout_s=deploy_timeout_s, promote=promote,
+                served_repository=served_repository, triton_urls=triton_urls,
                 git_repository=git_repository, git_revision=git_revision,
             )  # fmt: skip
             place(plan.set_caching_options(False), profile, LIGHT)
@@ -158,7 +161,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                 "run_id": settings["run_id"], "params": settings["params"], "meshes": source.outputs["Output"],
                 "dataset": dataset, "model": trained.outputs["model"],
                 "evaluation": measured.outputs["evaluation"],
-                "git_repository": git_repository, "git_revision": git_revision,
+                "git_repository": git_repository, "git_revision": settings["git_revision"],
             }  # fmt: skip
             with dsl.If(verdict.outputs["decision"] == "promote", name="promoted"):
                 exported = export(
@@ -172,7 +175,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                     repository=exported.outputs["repository"], evaluation=measured.outputs["evaluation"],
                     production=settings["production"],
                     production_record=settings["production_record"], served_repository=served_repository,
-                    triton_urls=triton_urls,
+                    triton_urls=triton_urls, timeout_s=deploy_timeout_s,
                 )  # fmt: skip
                 place(deployed.set_caching_options(False), profile, LIGHT)
                 give_control_token(deployed, profile)

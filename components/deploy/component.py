@@ -15,6 +15,7 @@ def deploy(
     summary: dsl.Output[dsl.Markdown],
     served_repository: str = "",
     triton_urls: str = "",
+    timeout_s: int = 300,
     production: str = "",
     production_record: str = "",
 ) -> NamedTuple("Deployment", [("outcome", str), ("version", int)]):
@@ -25,6 +26,7 @@ def deploy(
         evaluation: The model's metrics, which later models are compared with.
         served_repository: Model repository that Triton serves; empty when nothing is deployed.
         triton_urls: HOST:PORT of every replica's gRPC, separated by commas.
+        timeout_s: Seconds that one step may take on one server.
         production: Where the metrics of the model in production are kept, on the shared volume.
         production_record: What is kept beside them: which model it is, and what it was compared with.
 
@@ -38,7 +40,7 @@ def deploy(
     from components.deploy import step
 
     with artifacts.one_line_errors("deploy"):
-        result = step.deploy(repository.path, served_repository, triton_urls, deployment.path)
+        result = step.deploy(repository.path, served_repository, triton_urls, timeout_s, deployment.path)
         step.keep_metrics(evaluation.path, production, production_record)
     artifacts.write_summary(
         summary.path, f"Deployment: {result['outcome']}", artifacts.table(step.shown(result))

@@ -21,7 +21,9 @@ ALL_ADDRESSES = "dns:///"
 METRICS_FILES = ("metrics.json", "metrics_full.json")
 
 
-def deploy(repository: str, served_repository: str, triton_urls: str, out: str) -> dict[str, Any]:
+def deploy(
+    repository: str, served_repository: str, triton_urls: str, timeout_s: int, out: str
+) -> dict[str, Any]:
     """Rolls out where a server is configured. Returns what deploy.json says. Raises InputError."""
     if not served_repository:
         result = {"outcome": "skipped", "reason": "no served_repository is configured"}
@@ -30,6 +32,7 @@ def deploy(repository: str, served_repository: str, triton_urls: str, out: str) 
     from components.deploy import main
 
     arguments = ["--repository", repository, "--target", served_repository, "--out", out]
+    arguments += ["--timeout-s", str(timeout_s)]
     urls = [url.strip() for url in triton_urls.split(",") if url.strip()]
     arguments += ["--url", ",".join(url.removeprefix(ALL_ADDRESSES) for url in urls)]
     if any(url.startswith(ALL_ADDRESSES) for url in urls):

@@ -20,6 +20,7 @@ def validate(
     nodes: int = 1,
     procs_per_node: int = 1,
     gpus: int = 0,
+    deploy_timeout_s: int = 300,
     promote: str = "auto",
     served_repository: str = "",
     triton_urls: str = "",
@@ -45,6 +46,7 @@ def validate(
         ("production_fingerprint", str),
         ("production_record", str),
         ("serving_config", str),
+        ("git_revision", str),
         ("meshes_code", str),
         ("render_code", str),
         ("train_code", str),
@@ -65,6 +67,7 @@ def validate(
         nodes: Machines that train.
         procs_per_node: Training processes on each, one per GPU.
         gpus: GPUs of a node; 0 where training runs on processors.
+        deploy_timeout_s: Seconds that one step of deploying may take on one server.
         promote: auto (the gate decides), always or never.
         served_repository: Model repository that Triton serves; empty when nothing is deployed.
         triton_urls: HOST:PORT of every Triton replica, separated by commas.
@@ -90,6 +93,7 @@ def validate(
         production_fingerprint: Changes with them.
         production_record: What is kept beside them when this run's model goes into production.
         serving_config: What decides the export.
+        git_revision: The commit that this run belongs to.
         meshes_code: Version of that step's code.
         render_code: Version of that step's code.
         train_code: Version of that step's code.
@@ -123,7 +127,7 @@ def validate(
             "--gpus",
             gpus,
         ]
-        arguments += ["--promote", promote, "--meshes", meshes]
+        arguments += ["--deploy-timeout-s", deploy_timeout_s, "--promote", promote, "--meshes", meshes]
         arguments += ["--served-repository", served_repository, "--triton-urls", triton_urls]
         arguments += ["--git-repository", git_repository, "--git-revision", git_revision]
         arguments += [f"--set={line}" for line in main.override_lines(overrides)]

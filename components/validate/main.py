@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import re
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import yaml
 
 from components.artifacts import PLAN_FILE, read_json, resolve_init_from, run_folder, table
 from components.code_version import code_version
+from components.deploy.step import ALL_ADDRESSES
 from get3d_model.config import CONFIG_DIR, Config, config_from_dict, config_to_dict
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
@@ -26,6 +29,8 @@ from get3d_model.settings import read_yaml
 METRICS_FILE = "metrics.json"
 RECORD_FILE = "record.json"
 MAX_SHARDS = 10_000
+MAX_DEPLOY_TIMEOUT_S = 86_400
+CONNECT_TIMEOUT_S = 3.0
 PROMOTE = ("auto", "always", "never")
 # Whose code decides a step's result. The two of data belong to each part and to the whole.
 STEP_MODULES = {
@@ -89,6 +94,7 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     config = config_from_dict(params, "params")
     _check_run(args, config)
     workspace = _workspace(args.workspace)
+    revision = _revision(args.git_repository, args.git_revision)
     code = {f"{step}_code": code_version(*modules) for step, modules in STEP_MODULES.items()}
     meshes, fingerprint, synthetic = _meshes(args.meshes, config, workspace, code["meshes_code"])
     sections = config_to_dict(config)
@@ -117,6 +123,7 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
             args.served_repository, config, workspace, sha256_json([training_key, evaluation, code])
         ),
         "serving_config": yaml.safe_dump({"serving": sections["serving"]}, sort_keys=False),
+        "git_revision": revision,
         **code,
     }
 
@@ -185,7 +192,11 @@ def override(item: str) -> tuple[str, Any]:
 
 
 def _check_run(args: argparse.Namespace, config: Config) -> None:
-    for name, low, high in (("shards", 1, MAX_SHARDS), ("nodes", 1, 4096), ("procs_per_node", 1, 64)):
+    limits = (
+        ("shards", 1, MAX_SHARDS), ("nodes", 1, 4096), ("procs_per_node", 1, 64),
+        ("deploy_timeout_s", 1, MAX_DEPLOY_TIMEOUT_S),
+    )  # fmt: skip
+    for name, low, high in limits:
         value = getattr(args, name)
         if not low <= value <= high:
             raise InputError(f"{name} must be {low} to {high}, not {value}")
@@ -213,8 +224,7 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
         missing = "triton_urls" if args.served_repository else "served_repository"
         raise InputError(f"{missing} is empty; deploying needs served_repository and triton_urls, or neither")
     for url in filter(None, args.triton_urls.split(",")):
-        # All addresses of a name: components/deploy/step.py resolves them.
-        address = url.strip().removeprefix("dns:///")
+        address = url.strip().removeprefix(ALL_ADDRESSES)
         if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
             raise InputError(
                 f"triton_urls must be HOST:PORT (dns:///HOST:PORT: all addresses of the name), separated by commas, not {url!r}"
@@ -227,6 +237,36 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
         raise InputError(
             "git_revision is empty; give the commit or branch of git_repository that this run belongs to"
         )
+
+
+def _revision(repository: str, revision: str) -> str:
+    """The commit that the run belongs to, whatever becomes of a branch meanwhile; empty where none is recorded."""
+    if not repository:
+        return ""
+    from components.version.target import check_target
+
+    try:
+        return check_target(repository, revision)
+    except InputError as error:
+        raise InputError(f"the run could not be recorded as a version: {error}") from None
+
+
+def _silent(urls: str) -> list[str]:
+    """The servers that take no connection now. No error: they may be started meanwhile."""
+
+    def answers(address: str) -> bool:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    addresses = [url.strip().removeprefix(ALL_ADDRESSES) for url in urls.split(",") if url.strip()]
+    with ThreadPoolExecutor(16) as pool:
+        return [
+            name for name, there in zip(addresses, pool.map(answers, addresses), strict=True) if not there
+        ]
 
 
 def _workspace(path: Path) -> Path:
@@ -284,6 +324,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--triton-urls", default="", help="HOST:PORT of every replica, separated by commas")
     add(
+        "--deploy-timeout-s",
+        type=int,
+        default=300,
+        help="seconds that one step of deploying may take on one server",
+    )
+    add(
         "--promote",
         default="auto",
         help=f"{', '.join(PROMOTE)}: who decides about deploying, the gate or you",
@@ -301,6 +347,9 @@ def run(args: argparse.Namespace) -> None:
     # For the exit handler, which sees no output of another step.
     write_json_atomic(run_folder(args.workspace, args.run_id) / PLAN_FILE, plan)
     print(f"data set {plan['dataset']}, training {plan['training']}, {args.shards} shards", flush=True)
+    if silent := _silent(args.triton_urls):
+        waits = f"deploying will wait {args.deploy_timeout_s} s for each"
+        print(f"warning: no server answers at {', '.join(silent)} now; {waits}", flush=True)
 
 
 main = command_main("get3d validate", __doc__, add_arguments, run)

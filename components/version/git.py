@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,17 @@ def commit_all(clone: Clone, paths: list[str], message: str) -> str:
     clone.git("add", "--force", "--", *paths)
     clone.git("commit", "--quiet", "--allow-empty", "--no-verify", "--no-gpg-sign", "--message", message)
     return clone.git("rev-parse", "HEAD")
+
+
+def check_push(clone: Clone) -> None:
+    """Whether the repository would take a branch, as far as git tells without sending one. Raises InputError."""
+    branch = f"{BRANCH_PREFIX}check-{secrets.token_hex(4)}"
+    try:
+        clone.git("push", "--dry-run", "--quiet", "--no-verify", "origin", f"HEAD:refs/heads/{branch}")
+    except GitError as error:
+        raise InputError(
+            f"--repo {without_password(clone.url)} cannot be pushed to: {error}; check the access"
+        ) from None
 
 
 def push_once(clone: Clone, branch: str) -> tuple[str, bool]:

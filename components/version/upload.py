@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,12 @@ class RemoteStore:
                 f"DVC remote {name or 'default'}: {one_line(error)}; known are: {known}"
             ) from None
         self.repo, self.scratch = repo, scratch
+
+    def check(self) -> None:
+        """Raises InputError where the remote does not answer."""
+        # Not `exists`, which takes a failure of some drivers for an answer.
+        with _clear_errors(self), contextlib.suppress(FileNotFoundError):
+            self.odb.fs.info(self.odb.oid_to_path("0" * 32))
 
     def upload(self, source: Path | DataPointer, ignore: Callable[[str], bool]) -> tuple[Content, int]:
         """(content, number of objects that were not there before). Raises InputError.
@@ -269,7 +275,7 @@ def _stamps(source: Path, ignore: Callable[[str], bool]) -> dict[str, tuple[int,
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _clear_errors(store: RemoteStore) -> Iterator[None]:
     """Errors of the drivers, each of another library, in one line. DVC's own log of them is silent meanwhile."""
     where = f"DVC remote {store.name} ({store.url})"

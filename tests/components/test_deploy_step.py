@@ -23,10 +23,10 @@ def test_first_deployment_by_name_and_token(
         # Every address of the name is a replica; the server listens at the IPv4 one.
         url = f"dns:///127.0.0.1:{server.ports.grpc}"
         with pytest.raises(SystemExit) as refused:
-            deploy(str(exported), str(served), url, str(tmp_path / "refused"))
+            deploy(str(exported), str(served), url, 60, str(tmp_path / "refused"))
         assert refused.value.code == 2 and "refuses calls without its token" in capsys.readouterr().err
         monkeypatch.setenv(CONTROL_TOKEN, TOKEN)
-        result = deploy(str(exported), str(served), url, str(tmp_path / "out"))
+        result = deploy(str(exported), str(served), url, 60, str(tmp_path / "out"))
         # The refused attempt has used number 1 up.
         assert (result["outcome"], result["version"]) == ("deployed", 2)
         assert list(result["replicas"]) == [f"127.0.0.1:{server.ports.grpc}"]

@@ -63,7 +63,7 @@ def test_bad_input_ends_a_step_with_one_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_without_servers_nothing_is_deployed_and_it_says_so(tmp_path: Path) -> None:
-    result = deploy("repository", "", "", str(tmp_path / "out"))
+    result = deploy("repository", "", "", 300, str(tmp_path / "out"))
     assert result["outcome"] == "skipped"
     assert json.loads((tmp_path / "out" / "deploy.json").read_text()) == result
     assert shown({"outcome": "deployed", "reason": None, "replicas": {"a": 1}}) == {"outcome": "deployed"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from components.validate.main import main, override_lines, with_overrides
 from components.validate.meshes import local_meshes, mesh_fingerprint
 from get3d_model.errors import InputError
 from tests.commands import refusal
+from tests.components.version_project import Project
 
 
 @pytest.fixture
@@ -101,6 +103,27 @@ def test_meshes_by_pointer_are_pinned_to_a_commit(tmp_path: Path, capsys: pytest
     assert "there is no such path at that revision" in absent
 
 
+def test_the_version_goes_on_top_of_the_commit_that_a_branch_is_now(tmp_path: Path, project: Project) -> None:
+    found = plan(tmp_path, "--git-repository", str(project.bare), "--git-revision", "main")
+    assert found["git_revision"] == project.revision
+    assert plan(tmp_path)["git_revision"] == ""
+
+
+def test_servers_that_do_not_answer_are_named_and_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        there, absent = (f"127.0.0.1:{s.getsockname()[1]}" for s in (server, closed))
+        urls = f"{there},dns:///{absent}"
+        plan(tmp_path, "--served-repository", "/models", "--triton-urls", urls, "--deploy-timeout-s", "7")
+        assert (
+            f"warning: no server answers at {absent} now; deploying will wait 7 s" in capsys.readouterr().out
+        )
+        plan(tmp_path, "--served-repository", "/models", "--triton-urls", there)
+        assert "warning" not in capsys.readouterr().out
+
+
 def test_meshes_in_a_store(
     meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +192,8 @@ def test_the_model_in_production_matters_only_where_it_is_compared_with(tmp_path
         (["--served-repository", "/m", "--triton-urls", "a:1,b"], "triton_urls must be HOST:PORT"),
         (["--served-repository", "/m", "--triton-urls", "a:70000"], "triton_urls must be HOST:PORT"),
         (["--git-repository", "/r"], "git_revision is empty"),
+        (["--deploy-timeout-s", "0"], "deploy_timeout_s must be 1 to 86400, not 0"),
+        (["--git-repository", "/no/such", "--git-revision", "main"], "--repo /no/such cannot be cloned"),
     ],
 )
 def test_a_bad_value_is_one_line_before_anything_starts(
