@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from get3d_model.errors import InputError
 from get3d_model.metrics import points
+from get3d_model.metrics.chamfer import chamfer_matrix
 from get3d_model.metrics.points import normalized_mesh, surface_points
 from get3d_model.types import Mesh
 from tests.get3d_model.metrics.test_chamfer import mesh
@@ -67,6 +69,48 @@ def test_the_open_side_of_a_box_shows_its_inside() -> None:
     )
     outer = surface_points(open_box, 1000, 0, "box", "outer")
     assert len(outer) == 1000
+
+
+def chamfer(first_P3: np.ndarray, second_Q3: np.ndarray) -> float:
+    return float(chamfer_matrix(torch.from_numpy(first_P3)[None], torch.from_numpy(second_Q3)[None]))
+
+
+@pytest.mark.parametrize("surface", ["all", "outer"])
+@pytest.mark.parametrize("normalize", ["box", "sphere"])
+def test_place_size_and_what_is_hidden(normalize: str, surface: str) -> None:
+    """Neither place nor size moves a point; what is hidden does, unless the outer surface is asked for."""
+    hidden = trimesh.creation.box(extents=(0.9, 0.3, 1.0))
+    full = trimesh.creation.capsule(height=1.0, radius=0.6)
+    full.apply_translation(-full.bounds.mean(axis=0))
+    shape = trimesh.util.concatenate([full, hidden])
+    moved = shape.copy()
+    moved.apply_scale(3.7)
+    moved.apply_translation([40.0, -3.0, 0.5])
+    of_shape, of_moved, of_full = (
+        surface_points(mesh(m), 1500, 1, normalize, surface) for m in (shape, moved, full)
+    )
+    # Single points at the rim of what can be seen may fall otherwise, by rounding.
+    assert (np.abs(of_shape - of_moved).max(axis=1) < 1e-4).mean() > (0.999 if surface == "all" else 0.5)
+    noise = chamfer(of_full, surface_points(mesh(full), 1500, 2, normalize, surface))
+    assert chamfer(of_shape, of_moved) < noise
+    assert (chamfer(of_shape, of_full) > 5 * noise) == (surface == "all")
+
+
+def test_turning_a_shape_turns_its_outer_points() -> None:
+    """By any angle, though the directions to look from stay where they are; in the sphere, which turns with it."""
+    shape = trimesh.util.concatenate(
+        [trimesh.creation.capsule(height=1.2, radius=0.5), trimesh.creation.box(extents=(0.4, 0.4, 0.4))]
+    )
+    shape.apply_translation(-shape.bounds.mean(axis=0))
+    turn_33 = trimesh.transformations.random_rotation_matrix(np.array([0.2, 0.6, 0.9]))[:3, :3]
+    turned = shape.copy()
+    turned.apply_transform(np.block([[turn_33, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]]))
+    # The bounding box of the turned capsule has another middle only by rounding: it is symmetric.
+    before = surface_points(mesh(shape), 2000, 0, "sphere", "outer")
+    after = surface_points(mesh(turned), 2000, 3, "sphere", "outer")
+    noise = chamfer(before, surface_points(mesh(shape), 2000, 1, "sphere", "outer"))
+    assert chamfer(after, (before @ turn_33.T).astype(np.float32)) < 1.3 * noise
+    assert chamfer(after, before) > 5 * noise
 
 
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
