@@ -49,6 +49,14 @@ def test_torchmetrics_ours_and_scipy_agree(n: int, m: int, width: int) -> None:
     assert frechet_distance(*[torch.from_numpy(x).double()] * 2) == pytest.approx(0.0, abs=1e-8)
 
 
+def test_features_that_are_always_nought() -> None:
+    """As rectified features are; the covariances have no Cholesky factor then."""
+    x, y = gaussians(300, 200, 16)
+    padded = [np.concatenate([z, np.zeros((len(z), 3), np.float32)], axis=1) for z in (x, y)]
+    few, more = (frechet_distance(*(torch.from_numpy(z).double() for z in sets)) for sets in ((x, y), padded))
+    assert more == pytest.approx(few, rel=1e-9)
+
+
 def test_the_interval_is_as_wide_as_new_draws_spread() -> None:
     values = [frechet_inception_distance(*gaussians_of_one_law(seed), CPU) for seed in range(60)]
     intervals = [
