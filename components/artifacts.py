@@ -32,6 +32,7 @@ WATCHED_PROCESS = "GET3D_PIPELINE_PROCESS"
 """Environment variable with the id of the process that runs the pipeline on this machine."""
 PICTURE_WIDTH = 720
 PLAN_FILE = "plan.json"
+GATE_FILE = "gate.json"
 
 
 @contextlib.contextmanager

@@ -155,7 +155,10 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                 code=settings["evaluate_code"],
             )  # fmt: skip
             _safe(options, measured, Needs(cpu="4", memory="16Gi", gpus=1))
-            verdict = gate(evaluation=measured.outputs["evaluation"], promote=promote)
+            verdict = gate(
+                evaluation=measured.outputs["evaluation"], promote=promote,
+                run_id=settings["run_id"], workspace=workspace,
+            )  # fmt: skip
             place(verdict.set_caching_options(False), profile, LIGHT)
             record = {
                 "run_id": settings["run_id"], "params": settings["params"], "meshes": source.outputs["Output"],

@@ -70,12 +70,16 @@ def gate(
     evaluation: dsl.Input[dsl.Artifact],
     summary: dsl.Output[dsl.Markdown],
     promote: str = "auto",
+    run_id: str = "",
+    workspace: str = "",
 ) -> NamedTuple("Verdict", [("decision", str), ("reasons", list)]):
     """Decides whether the model goes into production.
 
     Args:
         evaluation: What the evaluation wrote.
         promote: auto (by the thresholds of params.yaml), always or never.
+        run_id: Name of this run.
+        workspace: Folder that every step sees, where the exit handler finds the decision; or empty.
 
     Returns:
         summary: The decision and its reasons.
@@ -87,6 +91,8 @@ def gate(
 
     with artifacts.one_line_errors("gate"):
         verdict = step.verdict(evaluation.path, promote)
+        if workspace:
+            step.record_verdict(workspace, run_id, verdict)
     reasons = "\n".join(f"- {reason}" for reason in verdict["reasons"])
     artifacts.write_summary(summary.path, f"Decision: {verdict['decision']}", reasons)
     print(f"{verdict['decision']}\n{reasons}", flush=True)

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import monitoring_steps, picture, read_json
+from components.artifacts import GATE_FILE, monitoring_steps, picture, read_json, run_folder
 from get3d_model.errors import InputError
-from get3d_model.files import atomic_path
+from get3d_model.files import atomic_path, clear_disk_errors, write_json_atomic
 
 GENERATOR_FILE = "generator_ema.safetensors"
 REPORT_FILE = "report.html"
@@ -39,6 +39,12 @@ def copy_report(folder: str, target: str) -> None:
 def pictures(folder: str) -> list[str]:
     """Pictures of samples that the evaluation left beside its report, as Markdown."""
     return [shown for path in sorted(Path(folder).glob("*.png")) if (shown := picture(path))]
+
+
+def record_verdict(workspace: str, run_id: str, found: dict[str, Any]) -> None:
+    """Leaves the decision where the exit handler finds it. Raises InputError when the folder cannot be written."""
+    with clear_disk_errors(Path(workspace), "give the run a workspace that can be written"):
+        write_json_atomic(run_folder(workspace, run_id) / GATE_FILE, found)
 
 
 def verdict(folder: str, promote: str = "auto") -> dict[str, Any]:

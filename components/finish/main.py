@@ -1,6 +1,7 @@
 """`finish`, the exit handler of a pipeline run: records what became of it, and stops what still runs.
 
 WORKSPACE/runs/RUN_ID/plan.json       what the run was to do
+WORKSPACE/runs/RUN_ID/gate.json       what the gate decided, until the outcome has it
 WORKSPACE/runs/RUN_ID/outcome.json    what became of it
 """
 
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import PLAN_FILE, monitoring_steps, read_json, run_folder
+from components.artifacts import GATE_FILE, PLAN_FILE, monitoring_steps, read_json, run_folder
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
@@ -53,10 +54,21 @@ def finish(
         "error": error,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "training_job": stopped or "none running",
+        **_decision(folder / GATE_FILE),
     }
     write_json_atomic(folder / OUTCOME_FILE, outcome)
+    # A run that is started again under its name, and does not come as far, has not decided anything.
+    (folder / GATE_FILE).unlink(missing_ok=True)
     monitoring_steps().report_run(_OUTCOMES.get(state, "failed"))
     return outcome
+
+
+def _decision(path: Path) -> dict[str, str]:
+    """What the gate decided and why, if the run came so far."""
+    if not path.is_file():
+        return {"gate": "not reached"}
+    found = read_json(path)
+    return {"gate": found["decision"], "gate_reasons": "; ".join(found["reasons"])}
 
 
 def _stop_training(training: Path, scheduler: str, profile: Path | None) -> str:
@@ -79,7 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     outcome = finish(args.workspace, args.run_id, args.state, args.error, args.scheduler, args.profile)
-    print(f"run {args.run_id}: {outcome['state']}; training job: {outcome['training_job']}", flush=True)
+    gate = ": ".join(outcome[key] for key in ("gate", "gate_reasons") if outcome.get(key))
+    print(
+        f"run {args.run_id}: {outcome['state']}; gate: {gate}; training job: {outcome['training_job']}",
+        flush=True,
+    )
 
 
 main = command_main("get3d finish", __doc__.splitlines()[0], add_arguments, run)

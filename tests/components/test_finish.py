@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.evaluate.step import record_verdict, verdict
 from components.finish.main import finish, main, read_outcome
 from components.train.job_spec import JobSpec
 from components.train.launch import make_job
@@ -29,6 +30,21 @@ def test_the_outcome_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[s
     outcome = read_outcome(tmp_path, "a")
     assert (outcome["state"], outcome["training_job"]) == ("SUCCEEDED", "none running")
     assert "SUCCEEDED" in capsys.readouterr().out
+
+
+def test_the_outcome_says_what_the_gate_decided_and_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = ["fid_3d is 50, above the maximum 40", "empty_fraction is 0%, at most 5.0%"]
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "gate.json").write_text(json.dumps({"decision": "hold", "reasons": reasons}))
+    record_verdict(str(tmp_path), "a", verdict(str(tmp_path / "evaluation")))
+    assert main(["--workspace", str(tmp_path), "--run-id", "a", "--state", "SUCCEEDED"]) == 0
+    outcome = read_outcome(tmp_path, "a")
+    assert (outcome["gate"], outcome["gate_reasons"]) == ("hold", "; ".join(reasons))
+    assert "gate: hold: fid_3d is 50, above the maximum 40; " in capsys.readouterr().out
+    # Started again, and failed before the gate.
+    assert finish(tmp_path, "a", "FAILED")["gate"] == "not reached"
 
 
 def test_a_run_that_failed_before_its_plan_has_an_outcome_too(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_graph(golden: Compiled) -> None:
     assert {"prepare-meshes", "validate"} <= depends["render-dataset"]
     assert depends["merge"] == {"for-loop-1"}
     assert "render-dataset" in depends["train"] and "train" in depends["evaluate"]
-    assert depends["gate"] == {"evaluate"} and "gate" in depends["condition-branches-2"]
+    assert depends["gate"] == {"evaluate", "validate"} and "gate" in depends["condition-branches-2"]
     assert "export" in depends["deploy"] and {"export", "deploy"} <= depends["version"]
     loop = tasks["for-loop-1"]["parameterIterator"]["items"]["inputParameter"]
     assert "shards" in loop
