@@ -18,7 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ INTERVAL_S = 1.0
 RATE_INTERVAL = "15s"
 # What no machine without an NVIDIA GPU has.
 GPU_ONLY = ("nv_gpu_", "get3d_training_gpu_memory_bytes")
-# Feeds NaN instead of images into the sixth step of `get3d train`.
+# Feeds NaN instead of images into `get3d train`, seconds after it began: who was never scraped waits for nobody.
 POISONED_TRAINING = """
 import sys
 from components.train.main import main
@@ -62,7 +62,7 @@ take, steps = Trainer._take, [0]
 def poisoned(self, pending):
     images, *rest = take(self, pending)
     steps[0] += 1
-    return (images * float("nan") if steps[0] >= 6 else images, *rest)
+    return (images * float("nan") if steps[0] >= 60 else images, *rest)
 
 Trainer._take = poisoned
 sys.exit(main(sys.argv[1:]))
@@ -240,11 +240,8 @@ def test_series_stay_within_their_bound(stack: Stack) -> None:
 def test_doctor_sees_that_all_is_well(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """But for alerts that a training of random weights for seconds may give rise to."""
     arguments = ["--url", stack.server.grpc_url, "--metrics", stack.server.metrics_url]
-    cli.main(
-        ["doctor", *arguments, "--prometheus", stack.monitor.url("prometheus"), "--folder", str(stack.folder)]
-    )
-    lines = capsys.readouterr().out.splitlines()
-    told = {line[4:24].strip(): f"{line[:3].strip()} {line[25:]}" for line in lines}
+    arguments += ["--prometheus", stack.monitor.url("prometheus"), "--folder", str(stack.folder)]
+    told: dict[str, str] = {}
     well = (
         "server",
         "model ready",
@@ -256,6 +253,16 @@ def test_doctor_sees_that_all_is_well(stack: Stack, capsys: pytest.CaptureFixtur
         "rules",
         "alertmanager",
     )
+
+    def all_well() -> bool:
+        cli.main(["doctor", *arguments])
+        lines = capsys.readouterr().out.splitlines()
+        told.update({line[4:24].strip(): f"{line[:3].strip()} {line[25:]}" for line in lines})
+        return all(told[name].startswith("ok ") for name in well)
+
+    # Prometheus takes a while to find its targets and to scrape them for the first time.
+    with suppress(AssertionError):
+        wait_for("all to be well", all_well, 60)
     assert {name: told[name] for name in well if not told[name].startswith("ok ")} == {}
     assert "Triton 2." in told["server"] and told["inference"].startswith("ok tiny at 0 kimg, version 1: ")
     assert told["targets"] == "ok get3d-probe, get3d-pushgateway, get3d-serving, get3d-training"
@@ -277,14 +284,14 @@ def test_doctor_sees_replicas_that_differ(
         ]
         assert cli.main(["doctor", *words]) == 2
     told = [line for line in capsys.readouterr().out.splitlines() if "replicas" in line]
-    assert [line[:3].strip() for line in told] == ["ok", "ok", "BAD", "ok"], told
-    assert "versions that answer differ: 1 (checkpoint " in told[2] and other.grpc_url in told[2]
-    assert "the same packages" in told[3]
+    (bad,) = [line for line in told if line.startswith("BAD")]
+    assert "versions that answer differ: 1 (checkpoint " in bad and other.grpc_url in bad
+    assert len(told) == 4 and any("the same packages" in line for line in told)
 
 
 def test_a_training_that_is_fed_nan_is_an_alert(stack: Stack) -> None:
     port = free_port()
-    params = write_params(stack.folder / "nan.yaml", tiny_config(50))
+    params = write_params(stack.folder / "nan.yaml", tiny_config(5000))
     arguments = [
         "--config", str(params), "--data", str(stack.data), "--out", str(stack.folder / "nan"), "--metrics-port", str(port),
     ]  # fmt: skip
