@@ -11,7 +11,7 @@ the two add to a mesh on average.
 blocks: real trainings of a tiny model, in this process, --repeats of them. Between two records (4 steps, about a quarter of
 a second) monitoring is on or off: on means that the record goes into the metrics and a textfile, and that another process
 scrapes the exporter every second. Each block's CPU seconds, of all threads, are taken; neighbours, one with and one
-without in changing order, make a pair, so that whatever else the machine does is in both. overhead: all with over all
+without in random order, make a pair, so that whatever else the machine does is in both. overhead: all with over all
 without, less 1, with the 95 % interval of a bootstrap over the pairs. Records and scrapes are 40 and 15 times as frequent
 as in a real training, so this is an upper bound.
 """
@@ -23,6 +23,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 import urllib.request
@@ -120,6 +121,9 @@ class Blocks:
         self._sinks, self._on = (metrics, textfile), on
         self.cpu_s: list[tuple[bool, float]] = []
         self._started: float | None = None
+        # By chance, so that nothing periodic in a training falls together with it.
+        self._random = random.Random(0)
+        self._order = [False, True]
 
     def record(self, step: int, values: dict[str, float]) -> None:
         if self._on.is_set():
@@ -128,9 +132,9 @@ class Blocks:
         now = time.process_time()
         if self._started is not None:
             self.cpu_s.append((self._on.is_set(), now - self._started))
-        # off on, on off, off on ...
-        following = len(self.cpu_s)
-        (self._on.set if (following % 4) in (1, 2) else self._on.clear)()
+        if len(self.cpu_s) % 2 == 0:
+            self._order = [True, False] if self._random.random() < 0.5 else [False, True]
+        (self._on.set if self._order[len(self.cpu_s) % 2] else self._on.clear)()
         self._started = time.process_time()
 
     def pairs(self) -> list[tuple[float, float]]:
