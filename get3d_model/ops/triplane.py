@@ -3,7 +3,8 @@
 Source: EG3D (Chan et al. 2022), section 3.2, as used by GET3D: plane 0 is sampled at (x, y), plane 1 at
 (y, z), plane 2 at (x, z); bilinear, zero padding, pixel centres not aligned to the corners.
 
-Shape legend: B batch, C channels of one plane, R plane resolution, P points
+Shape legend: B batch, C channels of one plane, R plane resolution, P points, Q positions where lattices meet planes,
+I O features, X Y Z vertices of a lattice along its axes
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.ops.dispatch import is_fused
+from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 
 PLANE_AXES = ((0, 1), (1, 2), (0, 2))
+# Lattice points whose features exist at a time on a CPU: they stay in the cache.
+POINTS_AT_A_TIME = 4096
 
 
 def split_planes(planes_BCRR: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ class LatticeLookup(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, planes_BCRR: Tensor) -> Tensor | LatticeSamples:
-        """Features at every lattice point, BCP; on CUDA the samples that they are sums of."""
+        """Features at every lattice point, BCP; on CUDA, and without gradients, the samples that they are sums of."""
         if is_fused(planes_BCRR) and _power_of_two(planes_BCRR.shape[1] // 3):
             from get3d_model.ops.fused.lattice_fields import SamplePlanes
 
@@ -87,6 +91,8 @@ class LatticeLookup(nn.Module):
                 planes_BCRR, self.plane_Q, self.row_Q, self.column_Q, self.upper_weight_Q2
             )
             return LatticeSamples(samples, self.shapes)
+        if not torch.is_grad_enabled():
+            return LatticeSamples(self._samples(planes_BCRR), self.shapes)
         planes_B3CRR = split_planes(planes_BCRR)
         parts = []
         for index in range(self.count):
@@ -97,6 +103,23 @@ class LatticeLookup(nn.Module):
             xz = x_XR @ planes_B3CRR[:, 2].transpose(-1, -2) @ z_ZR.T
             parts.append(_sum_of_planes(xy, yz, xz))
         return torch.cat(parts, dim=2)
+
+    def _samples(self, planes_BCRR: Tensor) -> Tensor:
+        """BQC, by four gathers. Convolutions on CPUs leave planes with their channels last, as the gathers read them."""
+        size = planes_BCRR.shape[-1]
+        texels_BMC = split_planes(planes_BCRR).permute(0, 3, 4, 1, 2).flatten(1, 3)
+        row_weight_Q, column_weight_Q = self.upper_weight_Q2.to(planes_BCRR.dtype).unbind(dim=1)
+        total = None
+        for lower in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            row_Q, column_Q = self.row_Q.long() + lower[0], self.column_Q.long() + lower[1]
+            weight_Q = row_weight_Q if lower[0] else 1.0 - row_weight_Q
+            weight_Q = weight_Q * (column_weight_Q if lower[1] else 1.0 - column_weight_Q)
+            # Texels outside count as zero: they are read at the border with no weight.
+            inside_Q = (row_Q >= 0) & (row_Q < size) & (column_Q >= 0) & (column_Q < size)
+            index_Q = (row_Q.clamp(0, size - 1) * size + column_Q.clamp(0, size - 1)) * 3 + self.plane_Q
+            tap_BQC = texels_BMC.index_select(1, index_Q) * (weight_Q * inside_Q)[:, None]
+            total = tap_BQC if total is None else total + tap_BQC
+        return total
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,9 @@ class LatticeSamples:
         return torch.cat(parts, dim=2)
 
     def can_evaluate(self, *mlps: Sequence[tuple[Tensor, Tensor]]) -> bool:
-        """Whether `evaluate` takes these MLPs: one hidden layer, widths from 16 on that are powers of two."""
+        """Whether `evaluate` takes these MLPs: one hidden layer; on CUDA, widths from 16 on that are powers of two."""
+        if not self.samples_BQC.is_cuda:
+            return all(len(mlp) == 2 for mlp in mlps)
         return (
             all(len(set(shape)) == 1 for shape in self.shapes)
             and all(len(mlp) == 2 for mlp in mlps)
@@ -134,6 +159,9 @@ class LatticeSamples:
         self, sdf: Sequence[tuple[Tensor, Tensor]], deform: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         """(sdf_BN, deformation_BN3) of two MLPs given as (weight BOI, bias O) layers."""
+        if not self.samples_BQC.is_cuda:
+            values_BN4 = self._by_slabs(sdf, deform)
+            return values_BN4[..., 0], values_BN4[..., 1:]
         from get3d_model.ops.fused.lattice_fields import LatticeFields
 
         values_BN4 = LatticeFields.apply(
@@ -146,6 +174,32 @@ class LatticeSamples:
             "tf32x3",
         )
         return values_BN4[..., 0], values_BN4[..., 1:]
+
+    def _by_slabs(
+        self, sdf: Sequence[tuple[Tensor, Tensor]], deform: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """BN4, slab after slab of every lattice. The first layer is linear in the samples, of which there are fewer
+        than points; leaky_relu(g x) = g leaky_relu(x) leaves the gain to the second."""
+        hidden_BOI = torch.cat([sdf[0][0], deform[0][0]], dim=1)
+        hidden_BQO = torch.bmm(self.samples_BQC, hidden_BOI.to(self.samples_BQC.dtype).transpose(1, 2))
+        bias_O = torch.cat([sdf[0][1], deform[0][1]])
+        blocks = [weight_BOI * LEAKY_GAIN for (weight_BOI, _) in (sdf[1], deform[1])]
+        out_BI4 = torch.stack([torch.block_diag(*pair) for pair in zip(*blocks, strict=True)]).transpose(1, 2)
+        values, first = [], 0
+        for nx, ny, nz in self.shapes:
+            planes = []
+            for rows, columns in ((nx, ny), (ny, nz), (nx, nz)):
+                block_BPO = hidden_BQO[:, first : first + rows * columns]
+                planes.append(block_BPO.unflatten(1, (rows, columns)))
+                first += rows * columns
+            xy, yz, xz = planes[0], planes[1] + bias_O, planes[2]
+            step = max(1, POINTS_AT_A_TIME // (ny * nz))
+            for start in range(0, nx, step):
+                chosen = slice(start, min(start + step, nx))
+                x_BXYZO = xy[:, chosen, :, None] + xz[:, chosen, None] + yz[:, None]
+                x_BXYZO = F.leaky_relu(x_BXYZO, LEAKY_SLOPE)
+                values.append(torch.bmm(x_BXYZO.flatten(1, 3), out_BI4))
+        return torch.cat(values, dim=1) + torch.cat([sdf[1][1], deform[1][1]])
 
 
 def _sum_of_planes(xy_BCXY: Tensor, yz_BCYZ: Tensor, xz_BCXZ: Tensor) -> Tensor:
