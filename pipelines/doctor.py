@@ -34,6 +34,7 @@ PACKAGES = {
 OPTIONAL = {
     "nvdiffrast": "rasteriser on NVIDIA GPUs; build it from source (see README, 'What needs a GPU')",
     "kaolin": "Chamfer distance on NVIDIA GPUs, and comparison tests there; build it from source",
+    "torch-fidelity": "second opinion on FID and KID; with a CUDA build of torch and its torchvision (docs/evaluation.md)",
 }
 MIN_MEMORY_GB, MIN_DISK_GB = 6, 3
 
