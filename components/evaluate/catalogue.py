@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LOWER, HIGHER = "lower", "higher"
 
@@ -141,8 +141,24 @@ CATALOGUE: dict[str, Entry] = {
 }  # fmt: skip
 
 
+# Before the names of FID and KID where they are not of the network whose numbers others publish.
+OTHER_NETWORK = "other_network_"
+
+
+def known(name: str) -> bool:
+    """Whether there is such a metric."""
+    return name in CATALOGUE or entry(name).group == IMAGES
+
+
 def entry(name: str) -> Entry:
     """The metric's entry; one made up from its name where the catalogue has none."""
+    published = CATALOGUE.get(name.removeprefix(OTHER_NETWORK))
+    if name.startswith(OTHER_NETWORK) and published is not None and published.group == IMAGES:
+        return replace(
+            published,
+            title=f"{published.title}, another network",
+            reading="As above, of the features of a network that is not the one others use.",
+        )
     return CATALOGUE.get(name) or Entry(name.replace("_", " "), "Other", None, three, "")
 
 

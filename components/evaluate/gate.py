@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.catalogue import CATALOGUE, IMAGES, entry, show
+from components.evaluate.catalogue import CATALOGUE, IMAGES, entry, known, show
 from components.evaluate.results import SHAPES_PROTOCOL, WHOLE_PROTOCOL, Section, protocols
 from get3d_model.config import Threshold
 from get3d_model.errors import InputError
@@ -83,7 +83,7 @@ def check_thresholds(thresholds: Sequence[Threshold]) -> None:
     """Raises InputError for a threshold that can be seen to be wrong before anything is measured."""
     for threshold in thresholds:
         name = threshold.metric
-        if name not in CATALOGUE:
+        if not known(name):
             near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.0)[0]
             raise InputError(f"evaluation.thresholds: there is no metric {name}; did you mean {near}?")
         if threshold.worse_than_production is not None and entry(name).better is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from components.evaluate.catalogue import OTHER_NETWORK
 from components.evaluate.results import Opinion, Section
 from get3d_model.cameras import camera_distribution
 from get3d_model.config import EvaluationConfig
@@ -117,7 +119,8 @@ def images_section(
     """FID and KID of both kinds with both controls; or, without the Inception weights, how to get them. Where
     torch-fidelity is installed, by it as well.
 
-    sha256: what the weight file must have, if not that of the published one.
+    sha256: what the weight file must have, if not that of the published one; of another network the numbers have other
+    names, and FID and KID are unavailable.
     Raises InputError for a bad weight file and for too few held-out pictures.
     """
     settings, sampler = pictures.settings, pictures.sampler
@@ -205,7 +208,25 @@ def images_section(
         # Real pictures are neither drawn by the generator nor renders of its meshes: one control for both kinds.
         names = (("fid_ori", "kid_ori_x1000"), ("fid_3d", "kid_3d_x1000"))
         section.controls[control] = {n: value for pair in names for n, value in zip(pair, found, strict=True)}
-    return section
+    return section if weights_sha256 == SHA256 else _of_another_network(section, cache)
+
+
+def _of_another_network(section: Section, cache: Path) -> Section:
+    """The section with the numbers under names of their own."""
+
+    def renamed(values: dict[str, Any]) -> dict[str, Any]:
+        return {f"{OTHER_NETWORK}{name}": value for name, value in values.items()}
+
+    why = (
+        f"unavailable: the features are of another network (see {OTHER_NETWORK}fid_ori); {how_to_get(cache)}"
+    )
+    return replace(
+        section,
+        metrics=renamed(section.metrics),
+        controls={control: renamed(values) for control, values in section.controls.items()},
+        second=renamed(section.second),
+        unavailable=dict.fromkeys(NAMES, why),
+    )
 
 
 def _halves(pictures: Pictures, count: int) -> tuple[np.ndarray, np.ndarray]:

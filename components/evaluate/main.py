@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights-sha256",
-        help="what the file given by --weights must have (default: that of the published file)",
+        help="what the file given by --weights must have (default: that of the published file); the numbers of another "
+        "network are other_network_fid_ori ...",
     )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, or auto: cuda where there is a rasteriser for it"

@@ -13,13 +13,12 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from components.evaluate.catalogue import CATALOGUE, entry, show
+from components.evaluate.catalogue import CATALOGUE, OTHER_NETWORK, entry, show
 from components.evaluate.gate import Verdict
 from components.evaluate.results import CONTROLS, Section, protocols
 from components.evaluate.sheets import Pair, Sheets
 from components.report.page_parts import Figure, jpeg_figure, page_environment
 from get3d_model.metrics.bootstrap import Interval
-from get3d_model.metrics.inception import SHA256 as INCEPTION_SHA256
 
 TEMPLATE = "evaluation.html.j2"
 # Of what could not be measured.
@@ -145,8 +144,7 @@ def metric_groups(section: Section) -> list[tuple[str, list[Row]]]:
 def second_opinions(section: Section) -> list[Compared]:
     """Those that have a value."""
     rows = []
-    for name in (name for name in CATALOGUE if name in section.second):
-        opinion = section.second[name]
+    for name, opinion in sorted(section.second.items()):
         if not math.isfinite(opinion.value):
             continue
         ours = section.metrics[name].value
@@ -174,13 +172,13 @@ def _few(section: Section) -> str:
 
 
 def _other_network(section: Section) -> str:
-    """A warning where FID and KID are not those that others publish."""
+    """A warning where there are numbers that are easily taken for FID and KID."""
     sha256 = section.settings.get("inception_sha256")
-    if sha256 in (None, INCEPTION_SHA256):
+    if sha256 is None or not any(name.startswith(OTHER_NETWORK) for name in section.metrics):
         return ""
     return (
-        f"FID and KID are of the features of another network (SHA-256 {sha256[:12]}…) than the Inception-v3 of "
-        "2015-12-05, so they are not the numbers that others publish under these names."
+        f"The features of pictures are of another network (SHA-256 {sha256[:12]}…) than the Inception-v3 of "
+        "2015-12-05: their distances are not FID and KID, and have names of their own."
     )
 
 

@@ -18,10 +18,11 @@ import trimesh
 import yaml
 
 from components.evaluate.evaluation import Evaluation, evaluate
+from components.evaluate.gate import decide
 from components.evaluate.images import NAMES
 from components.evaluate.main import main
 from components.evaluate.results import flat, protocols
-from get3d_model.config import EvaluationConfig, config_to_dict
+from get3d_model.config import EvaluationConfig, Threshold, config_to_dict
 from get3d_model.data.manifest import Manifest, read_manifest, write_manifest
 from get3d_model.errors import InputError
 from get3d_model.inference import Sampler
@@ -71,15 +72,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def measure(checkpoint: Path, tiny_data: Path, meshes: Path, cache: Path):
+def measure(checkpoint: Path, tiny_data: Path, meshes: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """published: the small network stands for the published one, by its hash."""
+
     def run(
-        manifest: Manifest | None = None, folder: Path = meshes, device: str = "cpu", **settings: Any
+        manifest: Manifest | None = None,
+        folder: Path = meshes,
+        device: str = "cpu",
+        published: bool = True,
+        **settings: Any,
     ) -> Evaluation:
         chosen, sha256 = replace(SETTINGS, **settings), None
         manifest = manifest or read_manifest(tiny_data)
         sampler = Sampler.load(checkpoint, device)
         if chosen.inception:
             sha256 = write_fake_inception(Path(chosen.inception))
+            if published:
+                monkeypatch.setattr("components.evaluate.images.SHA256", sha256)
         return evaluate(sampler, tiny_data, manifest, folder, chosen, cache, sha256)
 
     return run
@@ -176,6 +185,19 @@ def test_fid_and_kid_with_the_networks_weights(measure, tmp_path: Path, cache: P
     assert [file.stat().st_mtime_ns for file in sorted((cache / "features").iterdir())] == times
     smaller = measure(inception=network, image_resolution=8 * 2)
     assert smaller.section.metrics["fid_ori"] == section.metrics["fid_ori"]
+
+
+def test_another_network_has_names_of_its_own(measure, tmp_path: Path) -> None:
+    section = measure(inception=str(tmp_path / "network.pt"), published=False).section
+    assert set(section.unavailable) == set(NAMES)
+    assert all(
+        "of another network (see other_network_fid_ori); the Inc" in v for v in section.unavailable.values()
+    )
+    values = flat(section)
+    assert all(values[name] is None and values[f"other_network_{name}"] > -1 for name in NAMES)
+    verdict = decide(section, [Threshold("fid_ori", max=1e9)], None)
+    assert verdict.decision == "hold" and "fid_ori has no value" in verdict.reasons[0]
+    assert decide(section, [Threshold("other_network_fid_ori", max=1e9)], None).decision == "promote"
 
 
 def test_pictures_must_be_enough_and_large_enough(measure, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import Opinion, Section, flat, full, protocols
 from components.evaluate.sheets import Pair, Sheets
 from get3d_model.metrics.bootstrap import Interval
-from get3d_model.metrics.inception import SHA256
 
 PICTURE = np.full((8, 8, 3), 200, np.uint8)
 PAIR = Pair("seed 3", PICTURE, "car <b>", PICTURE, 0.123456)
@@ -85,10 +84,11 @@ def test_the_second_opinion_stands_beside_or_says_why_not() -> None:
 
 
 def test_another_network_than_the_published_one_is_named() -> None:
-    known = Section(settings={"inception_sha256": SHA256})
-    other = Section(settings={"inception_sha256": "b" * 64})
-    assert "another network" not in page(known)
-    assert "another network (SHA-256 bbbbbbbbbbbb…) than the Inception-v3 of 2015-12-05" in page(other)
+    value, settings = Interval(1.5, 1.0, 2.0), {"inception_sha256": "b" * 64}
+    other = page(Section(settings=settings, metrics={"other_network_fid_ori": value}))
+    assert "of another network (SHA-256 bbbbbbbbbbbb…) than the Inception-v3 of 2015-12-05" in other
+    assert "FID-Ori, another network<code>other_network_fid_ori</code>" in other
+    assert "another network" not in page(Section(settings=settings, metrics={"fid_ori": value}))
 
 
 def test_cumulative_shares_and_percentiles() -> None:
