@@ -119,9 +119,11 @@ def _merge(root: Path, folders: list[str]) -> Manifest:
                 )
             owner[shape_id] = folder
     shapes = {key: mesh for folder in ordered for key, mesh in manifests[folder].shapes.items()}
-    if not shapes:
-        raise InputError(f"the parts in {root} hold no shape at all; see their {REJECTED_NAME}")
     reports = _read_all(root, ordered, REJECTED_NAME)
+    if not shapes:
+        said = [f"{report['file']}: {report['reason']}" for report in reports.values()]
+        why = f"; of {len(said)} meshes that were set aside the first is {said[0]}" if said else ""
+        raise InputError(f"the parts in {root} hold no shape at all{why}")
     notes = _read_all(root, ordered, NOTES_NAME)
     merged = replace(
         first,
