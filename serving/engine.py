@@ -1,7 +1,7 @@
 """Requests in, files out: what the served model does between Triton's call and its answer. Knows nothing of Triton.
 
 All rows of a dynamic batch are worked on together. On a CPU every row has a worker of its own, from its networks to
-its encoded file, and a row that is alone gets the idle workers for its texture. On a GPU networks run row after row
+its encoded file, and the rows that are left at the end of a batch get the idle workers for their textures. On a GPU networks run row after row
 without waiting for the host, extraction runs once for all, and the workers unwrap, texture and encode. A row's bytes
 depend neither on its company nor on the number of workers (see `get3d_model.stable_sampler`).
 Before every stage a row of a request that was cancelled, or took too long, stops; a bad request fails alone.
@@ -46,7 +46,7 @@ from serving.codec import (
     check_size,
 )
 from serving.drift import DriftCounter, measured, rendered
-from serving.jobs import Job, Row, State
+from serving.jobs import Job, Row, Share, State
 from serving.latent_rows import class_number, styles_of
 from serving.repository import ModelCard
 from serving.tensors import MIN_TRIANGLES
@@ -119,8 +119,8 @@ class Engine:
                 for state in states:
                     state.error = state.error or error
                 rows = []
-        threads = max(1, self.workers // max(1, len(rows)))
-        futures = [self._rows.submit(self._finish, row, len(rows), threads) for row in rows]
+        share = Share(self.workers, len(rows))
+        futures = [self._rows.submit(self._finish, row, len(rows), share) for row in rows]
         wait(futures)
         for row, future in zip(rows, futures, strict=True):
             if (error := future.exception()) is not None and row.state.error is None:
@@ -177,18 +177,20 @@ class Engine:
                 row.shapes = shapes.single(index)
         return alive
 
-    def _finish(self, row: Row, batch_size: int, threads: int) -> None:
+    def _finish(self, row: Row, batch_size: int, share: Share) -> None:
         """Everything of one row, on a worker."""
         try:
             with torch.no_grad():
-                answer = self._answer(row, batch_size, threads)
+                answer = self._answer(row, batch_size, share)
         except Exception as error:
             # The other rows of the request stop, too.
             row.state.error = row.state.error or error
         else:
             row.state.answers[row.index] = answer
+        finally:
+            share.done()
 
-    def _answer(self, row: Row, batch_size: int, threads: int) -> SampleResponse:
+    def _answer(self, row: Row, batch_size: int, share: Share) -> SampleResponse:
         request, sampler = row.request, self.sampler
         if row.shapes is None:
             row.state.check("networks")
@@ -203,7 +205,7 @@ class Engine:
         previews = self._previews(row) if request.delivers("preview") else ()
         content, facts = b"", {"vertices": 0, "faces": 0}
         if request.delivers("mesh"):
-            content, facts = self._mesh(row, threads)
+            content, facts = self._mesh(row, share)
         identity = sampler.identity
         metadata = SampleMetadata(
             seed=list(request.seed) if isinstance(request.seed, tuple) else request.seed,
@@ -224,7 +226,7 @@ class Engine:
         )
         return SampleResponse(content, metadata, previews, *latents)
 
-    def _mesh(self, row: Row, threads: int) -> tuple[bytes, dict[str, Any]]:
+    def _mesh(self, row: Row, share: Share) -> tuple[bytes, dict[str, Any]]:
         """(file, what the metadata says of the mesh)."""
         request = row.request
         mesh = full = row.shapes.meshes.to_host()[0]
@@ -233,7 +235,7 @@ class Engine:
             with self._stage("decimation", [row]):
                 mesh = decimated(full, request.target_triangles)
         colored = self._textured if request.color == "texture" else self._colored
-        result = replace(colored(row, mesh, threads), extras=self._extras(request))
+        result = replace(colored(row, mesh, share), extras=self._extras(request))
         row.state.check("encode")
         with self._stage("encode", [row]):
             content = mesh_bytes(result, request.file_format)
@@ -249,30 +251,30 @@ class Engine:
                 "triangles_before": None if mesh is full else len(full.faces_F3),
             }
         if self.drift is not None and self.drift.wants(request):
-            self.drift.see(measured(self.sampler, row.shapes, 0, full, threads))
+            self.drift.see(measured(self.sampler, row.shapes, 0, full, share.threads()))
             if self.drift.wants_render():
                 with self._pictures:
                     self.drift.see(rendered(self.sampler, row.shapes))
         return content, facts
 
-    def _textured(self, row: Row, mesh: Mesh, threads: int) -> TexturedMesh:
+    def _textured(self, row: Row, mesh: Mesh, share: Share) -> TexturedMesh:
         resolution = row.request.texture_resolution
         row.state.check("atlas")
         with self._stage("atlas", [row]):
-            unwrapped = self.sampler.atlas.unwrap(mesh, resolution, threads)
-            needed = find_texels(unwrapped, resolution, self.sampler.device, threads)
+            unwrapped = self.sampler.atlas.unwrap(mesh, resolution, share.threads())
+            needed = find_texels(unwrapped, resolution, self.sampler.device, share.threads())
         row.state.check("texture")
         with self._stage("texture", [row]):
-            texture_HH3 = needed.texture(self._colors(row, needed.points_T3, threads))
+            texture_HH3 = needed.texture(self._colors(row, needed.points_T3, share.threads()))
         return TexturedMesh(
             unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
         )
 
-    def _colored(self, row: Row, mesh: Mesh, threads: int) -> ColoredMesh:
+    def _colored(self, row: Row, mesh: Mesh, share: Share) -> ColoredMesh:
         row.state.check("texture")
         with self._stage("texture", [row]):
             points_V3 = torch.from_numpy(mesh.vertices_V3).to(self.sampler.device)
-            color_V3 = self._colors(row, points_V3, threads).cpu().numpy()
+            color_V3 = self._colors(row, points_V3, share.threads()).cpu().numpy()
         return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
     def _colors(self, row: Row, points_T3: Tensor, threads: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,24 @@ class State:
                 f"took longer than the limit of {self.job.time_limit_s:g} s (it was before the stage {stage}); ask for "
                 "fewer rows, texels or preview frames",
             )
+
+
+class Share:
+    """Worker threads for each row of a batch: they are divided among the rows that are not done, so that no core waits
+    for the last one. For any thread."""
+
+    def __init__(self, workers: int, rows: int) -> None:
+        self._workers, self._rows = workers, rows
+        self._lock = threading.Lock()
+
+    def threads(self) -> int:
+        """Threads that a row may use for its next step; at least its own."""
+        return max(1, self._workers // max(1, self._rows))
+
+    def done(self) -> None:
+        """A row has come to its end."""
+        with self._lock:
+            self._rows -= 1
 
 
 @dataclass

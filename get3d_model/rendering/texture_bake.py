@@ -22,6 +22,8 @@ from get3d_model.rendering.texels import Texels
 from get3d_model.rendering.uv_atlas import UnwrappedMesh, UvAtlas
 from get3d_model.types import Mesh, TexturedMesh
 
+# On a CPU: what is between two steps stays in the cache.
+COLORS_AT_A_TIME = 1 << 15
 ColorField = Callable[[Tensor], Tensor]
 """World points T3 to RGB, T3; the surface's colours are those clamped to [-1, 1]."""
 
@@ -37,7 +39,16 @@ class BakeJob:
 
 def to_byte_tensor(color_T3: Tensor) -> Tensor:
     """[-1, 1] to 0 .. 255, clamped and rounded; where the colours are."""
-    return ((color_T3.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    if color_T3.is_cuda:
+        return _as_bytes(color_T3)
+    bytes_T3 = torch.empty(color_T3.shape, dtype=torch.uint8)
+    for part, out in zip(color_T3.split(COLORS_AT_A_TIME), bytes_T3.split(COLORS_AT_A_TIME), strict=True):
+        out.copy_(_as_bytes(part))
+    return bytes_T3
+
+
+def _as_bytes(color_T3: Tensor) -> Tensor:
+    return color_T3.float().clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_().to(torch.uint8)
 
 
 def to_bytes(color_T3: Tensor) -> np.ndarray:

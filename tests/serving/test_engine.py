@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from get3d_model.mesh_io import mesh_bytes
 from get3d_model.stable_sampler import StableSampler
 from serving.codec import SampleRequest, SampleResponse
 from serving.engine import Engine
-from serving.jobs import Job, Stopped
+from serving.jobs import Job, Share, Stopped
 
 DEFAULTS = {"truncation_psi": 0.7, "texture_resolution": 64, "file_format": "glb"}
 ROWS = [
@@ -124,3 +125,39 @@ def test_no_previews_without_a_rasteriser(checkpoint: Path) -> None:
     assert isinstance(preview, InputError) and "no rasteriser" in str(preview)
     assert len(content(mesh)) == 1
     engine.close()
+
+
+def test_workers_are_shared_by_the_rows_that_are_left() -> None:
+    share = Share(workers=8, rows=3)
+    threads = []
+    for _ in range(3):
+        threads.append(share.threads())
+        share.done()
+    assert threads == [2, 4, 8]
+    assert Share(workers=2, rows=8).threads() == 1
+
+
+def test_the_last_row_gets_all_workers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row to come waits until the other one is done, and finds its worker idle."""
+    networks, colors, done = StableSampler.networks, StableSampler.point_colors, Share.done
+    first, other_is_done, threads = threading.Lock(), threading.Event(), []
+
+    def waiting(*arguments: Any) -> Any:
+        if first.acquire(blocking=False):
+            assert other_is_done.wait(60)
+        return networks(*arguments)
+
+    def seen(*arguments: Any) -> Any:
+        threads.append(arguments[-1])
+        return colors(*arguments)
+
+    def told(share: Share) -> None:
+        done(share)
+        other_is_done.set()
+
+    monkeypatch.setattr(StableSampler, "networks", waiting)
+    monkeypatch.setattr(StableSampler, "point_colors", seen)
+    monkeypatch.setattr(Share, "done", told)
+    for answers in engine.run([Job([SampleRequest(seed)]) for seed in range(2)]):
+        content(answers)
+    assert threads == [1, 2]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 import traceback
 from collections import deque
@@ -126,19 +125,6 @@ class TritonPythonModel:
         return _error(
             f"{type(error).__name__}: {reason}; see the server's log", pb_utils.TritonError.INTERNAL
         )
-
-
-class _Cancellation:
-    """Whether a request was cancelled. Workers ask, and Triton is told one at a time."""
-
-    _lock = threading.Lock()
-
-    def __init__(self, request: Any) -> None:
-        self._request = request
-
-    def asked(self) -> bool:
-        with self._lock:
-            return self._request.is_cancelled()
 
 
 class _Metrics:
