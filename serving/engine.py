@@ -1,9 +1,10 @@
 """Requests in, files out: what the served model does between Triton's call and its answer. Knows nothing of Triton.
 
 All rows of a dynamic batch are worked on together. On a CPU every row has a worker of its own, from its networks to
-its encoded file, and the rows that are left at the end of a batch get the idle workers for their textures. On a GPU networks run row after row
-without waiting for the host, extraction runs once for all, and the workers unwrap, texture and encode. A row's bytes
-depend neither on its company nor on the number of workers (see `get3d_model.stable_sampler`).
+its encoded file, and the rows that are left at the end of a batch get the idle workers for their textures. On a GPU
+networks run row after row without waiting for the host, extraction runs once for all, and the workers unwrap, texture
+and encode. A row's bytes depend neither on its company nor on the number of workers (see
+`get3d_model.stable_sampler`).
 Before every stage a row of a request that was cancelled, or took too long, stops; a bad request fails alone.
 
 Shape legend: T points
