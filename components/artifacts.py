@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from get3d_model.entry_point import exit_code
+from get3d_model.entry_point import disk_errors, exit_code
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 
@@ -41,7 +41,8 @@ def one_line_errors(step: str) -> Iterator[None]:
     _stop_with_pipeline()
     with monitoring_steps().timed(step):
         try:
-            yield
+            with disk_errors():
+                yield
         except (InputError, KeyboardInterrupt) as error:
             raise SystemExit(exit_code(f"get3d {step}", error)) from None
 

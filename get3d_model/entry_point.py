@@ -10,8 +10,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from get3d_model.errors import InputError
+from get3d_model.files import clear_disk_errors
 
 
 def exit_code(name: str, error: InputError | KeyboardInterrupt) -> int:
@@ -22,6 +25,11 @@ def exit_code(name: str, error: InputError | KeyboardInterrupt) -> int:
         code, message = 128 + getattr(error, "signal_number", signal.SIGINT), message or "interrupted"
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def disk_errors() -> AbstractContextManager[None]:
+    """A full or forbidden disk is no bug of ours: an InputError, where the code inside has no better advice."""
+    return clear_disk_errors(Path("a file"), "make space or access, then run the same command again")
 
 
 def command_main(
@@ -40,7 +48,8 @@ def command_main(
         add_arguments(parser)
         args = parser.parse_args(argv)
         try:
-            run(args)
+            with disk_errors():
+                run(args)
         except (InputError, KeyboardInterrupt) as error:
             return exit_code(name, error)
         except SystemExit as error:

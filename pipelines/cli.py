@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from get3d_model.entry_point import exit_code
+from get3d_model.entry_point import disk_errors, exit_code
 from get3d_model.errors import InputError
 from monitoring.steps import timed
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(command).parse_args(argv)
     try:
-        with timed(args.command):
+        with timed(args.command), disk_errors():
             args.run(args)
     except (InputError, KeyboardInterrupt) as error:
         return exit_code(f"get3d {args.command}", error)

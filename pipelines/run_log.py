@@ -89,7 +89,7 @@ class Tee:
 
     def write(self, text: str) -> int:
         with self._lock:
-            self._log.write(text)
+            self._record(text)
             if self._verbose:
                 self._terminal.write(text)
                 return len(text)
@@ -106,11 +106,27 @@ class Tee:
 
     def flush(self) -> None:
         with self._lock:
-            self._log.flush()
+            self._record("")
             self._terminal.flush()
+
+    def _record(self, text: str) -> None:
+        # A full disk is for the steps to say; the terminal still has what they say.
+        with contextlib.suppress(OSError):
+            self._log.write(text)
+            self._log.flush()
 
     def isatty(self) -> bool:
         return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    log = open(path, "a")  # noqa: SIM115
+    try:
+        yield log
+    finally:
+        with contextlib.suppress(OSError):
+            log.close()
 
 
 @contextlib.contextmanager
@@ -118,7 +134,7 @@ def logged(path: Path, timeline: Timeline, verbose: bool) -> Iterator[None]:
     """Sends kfp's log and the steps' output to the file `path` and, as far as it is wanted, to the terminal."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
-    with open(path, "a") as log:
+    with _opened(path) as log:
         tee = Tee(sys.stdout, log, verbose)
         handler = logging.StreamHandler(tee)
         handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s", "%H:%M:%S"))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from components.train.main import add_arguments, run
-from get3d_model.entry_point import exit_code
+from get3d_model.entry_point import disk_errors, exit_code
 from get3d_model.errors import InputError
 
 PARAMS = "GET3D_PARAMS"
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     attempts = _Attempts()
     try:
         attempts.check()
-        with _params_file(args.config) as args.config:
+        with disk_errors(), _params_file(args.config) as args.config:
             run(args)
     except (InputError, KeyboardInterrupt) as error:
         if isinstance(error, InputError):
