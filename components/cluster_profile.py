@@ -176,7 +176,8 @@ class ClusterProfile:
     queue: str = "default"
     """Volcano queue."""
     triton_secret: str | None = None
-    """Secret whose key `control-token` lets `get3d deploy` load models into Triton; given to that step alone."""
+    """Secret whose key `control-token` lets `get3d deploy` load models into Triton; given to that step alone. Its keys
+    `token` and `ca.crt`, where there are such, are for servers that ask for a token and that encrypt."""
     priority_class: str | None = None
     max_retries: int = 3
     """How often a training that failed starts again from its last checkpoint."""

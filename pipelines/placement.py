@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from kfp import dsl, kubernetes
 
 from components.cluster_profile import ClusterProfile
-from components.deploy.step import CONTROL_TOKEN
+from serving import environment
 
 SHM_PATH = "/dev/shm"
-CONTROL_TOKEN_KEY = "control-token"
-"""Of the cluster profile's `triton_secret`."""
+TRITON_SECRET = {"control-token": environment.CONTROL_TOKEN}
+TRITON_SECRET_OPTIONAL = {"token": environment.TOKEN, "ca.crt": environment.TLS_CA}
+"""Keys of the cluster profile's `triton_secret`: the latter for servers that ask for a token, and that encrypt."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) 
     return task
 
 
-def give_control_token(task: dsl.PipelineTask, profile: ClusterProfile | None) -> dsl.PipelineTask:
-    """Lets a task load models into Triton."""
+def give_triton_secret(task: dsl.PipelineTask, profile: ClusterProfile | None) -> dsl.PipelineTask:
+    """Lets a task load models into Triton, and sample from them."""
     if profile is not None and profile.triton_secret is not None:
-        kubernetes.use_secret_as_env(task, profile.triton_secret, {CONTROL_TOKEN_KEY: CONTROL_TOKEN})
+        kubernetes.use_secret_as_env(task, profile.triton_secret, TRITON_SECRET)
+        kubernetes.use_secret_as_env(task, profile.triton_secret, TRITON_SECRET_OPTIONAL, optional=True)
     return task
 
 

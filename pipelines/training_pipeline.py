@@ -27,7 +27,7 @@ from components.train.component import train
 from components.validate.component import validate
 from components.version.component import version
 from get3d_model.errors import InputError
-from pipelines.placement import Needs, give_control_token, place
+from pipelines.placement import Needs, give_triton_secret, place
 
 PIPELINE_NAME = "get3d-training"
 SCHEDULERS = ("local_cwd", "kubernetes", "indexed-job")
@@ -181,7 +181,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
                     triton_urls=triton_urls, timeout_s=deploy_timeout_s,
                 )  # fmt: skip
                 place(deployed.set_caching_options(False), profile, LIGHT)
-                give_control_token(deployed, profile)
+                give_triton_secret(deployed, profile)
                 recorded = version(
                     **record, repository=exported.outputs["repository"], outcome=deployed.outputs["outcome"]
                 )

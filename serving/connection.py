@@ -6,13 +6,17 @@ A token travels in the header that Triton's restricted protocols ask for, and as
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import random
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
 from tritonclient.utils import InferenceServerException
 
 from get3d_model.errors import InputError
+from serving import environment
 from serving.tensors import REFUSALS
 
 DEFAULT_URL = "localhost:8001"
@@ -219,12 +224,25 @@ def bearer(token: str) -> str:
 def read_token(path: Path) -> str:
     """The token in a file. Raises InputError where it is missing, too short to be secret, or unfit for a header."""
     try:
-        token = Path(path).read_text().strip()
+        text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the token ({getattr(error, 'strerror', error)})") from None
+    return _checked_token(text, path)
+
+
+def token_from(path: Path | None, variable: str) -> str | None:
+    """The token in a file, or else in an environment variable; None: there is none. Raises InputError."""
+    if path is not None:
+        return read_token(path)
+    text = os.environ.get(variable)
+    return _checked_token(text, variable) if text else None
+
+
+def _checked_token(text: str, source: object) -> str:
+    token = text.strip()
     if len(token) < MIN_TOKEN_LENGTH or not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
         raise InputError(
-            f"{path}: a token has at least {MIN_TOKEN_LENGTH} letters, digits or ._~+/=-, and nothing else; "
+            f"{source}: a token has at least {MIN_TOKEN_LENGTH} letters, digits or ._~+/=-, and nothing else; "
             "make one with: openssl rand -hex 32"
         )
     return token
@@ -244,20 +262,44 @@ def add_connection_arguments(parser: argparse.ArgumentParser, url: bool = True) 
     """The options of every command that talks to a server."""
     if url:
         parser.add_argument("--url", default=DEFAULT_URL, help="gRPC endpoint of the server")
-    parser.add_argument("--token-file", type=Path, help="file with the token that the server asks for")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help=f"file with the server's token; none: the environment's {environment.TOKEN}",
+    )
     parser.add_argument("--tls", action="store_true", help="encrypt, trusting the usual authorities")
-    parser.add_argument("--tls-ca", type=Path, help="encrypt, trusting the certificates of this PEM file")
+    parser.add_argument(
+        "--tls-ca",
+        type=Path,
+        help=f"encrypt, trusting the certificates of this PEM file; none: the environment's {environment.TLS_CA}",
+    )
     parser.add_argument("--tls-cert", type=Path, help="the client's certificate, where the server wants one")
     parser.add_argument("--tls-key", type=Path, help="key of --tls-cert")
     parser.add_argument("--tls-server-name", help="name in the server's certificate, if not that of the url")
 
 
 def connection_from(args: argparse.Namespace, url: str | None = None) -> Connection:
-    """The connection that the options describe. Raises InputError."""
-    files = (args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+    """The connection that the options and the environment describe. Raises InputError."""
+    files = (args.tls_ca or _ca_from_environment(), args.tls_cert, args.tls_key, args.tls_server_name)
     tls = Tls(*files) if args.tls or any(files) else None
-    token = read_token(args.token_file) if args.token_file else None
-    return Connection(url or args.url, tls, token)
+    return Connection(url or args.url, tls, token_from(args.token_file, environment.TOKEN))
+
+
+def _ca_from_environment() -> Path | None:
+    value = os.environ.get(environment.TLS_CA)
+    if not value:
+        return None
+    return _file_of(value) if "-----BEGIN " in value else Path(value)
+
+
+@cache
+def _file_of(content: str) -> Path:
+    """A file with this content, until the process ends: gRPC's client wants a path."""
+    with tempfile.NamedTemporaryFile("w", prefix="get3d-ca-", suffix=".pem", delete=False) as file:
+        file.write(content)
+    path = Path(file.name)
+    atexit.register(path.unlink, missing_ok=True)
+    return path
 
 
 def _text(path: Path | None) -> str | None:

@@ -19,7 +19,13 @@ from components.deploy.store import open_store
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
-from serving.connection import Connection, add_connection_arguments, connection_from, read_token
+from serving import environment
+from serving.connection import (
+    Connection,
+    add_connection_arguments,
+    connection_from,
+    token_from,
+)
 from serving.replica import Replica
 from serving.repository import read_model_card
 
@@ -54,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_connection_arguments(parser, url=False)
     parser.add_argument(
-        "--control-token-file", type=Path, help="token for loading models; none: that of --token-file"
+        "--control-token-file",
+        type=Path,
+        help=f"token for loading models; none: the environment's {environment.CONTROL_TOKEN}, or the server's token",
     )
 
 
@@ -105,7 +113,7 @@ def _current(served: ServedRepository) -> int | None:
 
 def _replicas(args: argparse.Namespace) -> list[Replica]:
     """Raises InputError."""
-    control_token = read_token(args.control_token_file) if args.control_token_file else None
+    control_token = token_from(args.control_token_file, environment.CONTROL_TOKEN)
     replicas = []
     for url in endpoints(args.url, args.resolve):
         connection = connection_from(args, url)

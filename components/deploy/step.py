@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,6 @@ from components.artifacts import call, read_json
 from get3d_model.files import atomic_directory, write_json_atomic
 
 RECORD_FILE = "deploy.json"
-CONTROL_TOKEN = "GET3D_CONTROL_TOKEN"
-"""Environment variable with Triton's token for loading models; a secret, in a cluster."""
 ALL_ADDRESSES = "dns:///"
 """What a URL begins with that stands for every address its name has, as for gRPC."""
 METRICS_FILES = ("metrics.json", "metrics_full.json")
@@ -38,22 +32,9 @@ def deploy(
     if any(url.startswith(ALL_ADDRESSES) for url in urls):
         # A host's own address stays what it is.
         arguments.append("--resolve")
-    with _control_token() as token:
-        call(main.main, *arguments, *token)
+    # Tokens and certificates come from the environment: no command line, artifact or log shows them.
+    call(main.main, *arguments)
     return read_json(Path(out) / RECORD_FILE)
-
-
-@contextmanager
-def _control_token() -> Iterator[list[str]]:
-    """The option for the token, where there is one: in a file that only we can read, so that no command line shows it."""
-    token = os.environ.get(CONTROL_TOKEN)
-    if not token:
-        yield []
-        return
-    with tempfile.NamedTemporaryFile("w", prefix="get3d-token-") as file:
-        file.write(token)
-        file.flush()
-        yield ["--control-token-file", file.name]
 
 
 def shown(result: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy.step import CONTROL_TOKEN
+from serving import environment
 from serving.server import Ports, _resolve_ports
 from tests.components.deploy_helpers import write_export
 from tests.k8s.rendering import ROOT, needs_kubectl, one
@@ -101,7 +101,7 @@ def test_from_an_empty_volume_to_a_model_that_is_replaced_and_dies(folder: Path)
                 "from components.deploy.step import deploy; "
                 f"deploy({str(exported)!r}, {str(models)!r}, 'dns:///127.0.0.1:{pod.ports['grpc']}', {str(folder / 'out')!r})"
             )
-            done = run_inside("pipeline", [], program, {CONTROL_TOKEN: TOKEN})
+            done = run_inside("pipeline", [], program, {environment.CONTROL_TOKEN: TOKEN})
             assert done.returncode == 0, done.stderr
             report = json.loads((folder / "out" / "deploy.json").read_text())
             assert (report["outcome"], report["version"]) == ("deployed", number)
