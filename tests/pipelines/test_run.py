@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.run_log import Chatter, Tee, Timeline
+from pipelines.run_log import Chatter, Tee, Timeline, logged
 
 CHATTER = """\
 12:00:00.000 - INFO - Executing task 'render'
@@ -65,6 +65,13 @@ def test_steps_that_run_at_once_do_not_silence_each_other() -> None:
     other.join()
     tee.write('        "inputs": {}\n    }\n    said by this one\n')
     assert terminal.getvalue() == "    said by the other step\n    said by this one\n"
+
+
+def test_a_full_disk_takes_the_log_and_not_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with logged(Path("/dev/full"), Timeline(), verbose=False):
+        print("    said on a full disk")
+        logging.getLogger().info("Executing task 'render'")
+    assert "said on a full disk\n" in capsys.readouterr().out
 
 
 def test_unfinished_json_does_not_silence_for_ever() -> None:
