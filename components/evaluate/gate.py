@@ -6,12 +6,12 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.evaluate.catalogue import CATALOGUE, IMAGES, entry, known, show
-from components.evaluate.results import SHAPES_PROTOCOL, WHOLE_PROTOCOL, Section, protocols
+from components.evaluate.results import PICTURE_SETTINGS, SHAPES_PROTOCOL, WHOLE_PROTOCOL, Section, protocols
 from get3d_model.config import Threshold
 from get3d_model.errors import InputError
 from get3d_model.metrics.bootstrap import Interval
@@ -21,12 +21,14 @@ PROMOTE, HOLD = "promote", "hold"
 
 @dataclass(frozen=True)
 class Production:
-    """The metrics of the model in production. protocols: hashes of the settings they were measured with."""
+    """The metrics of the model in production. protocols: hashes of the settings they were measured with. settings:
+    these themselves, where the file has them."""
 
     file: Path
     values: dict[str, Interval]
     protocols: dict[str, str]
     checkpoint_sha256: str | None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ def read_production(path: Path) -> Production:
         checkpoint = (data.get("facts") or data).get("checkpoint_sha256")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); evaluate the production model again") from None
-    return Production(
-        path, values, {name: data[name] for name in (WHOLE_PROTOCOL, SHAPES_PROTOCOL)}, checkpoint
-    )
+    protocols = {name: data[name] for name in (WHOLE_PROTOCOL, SHAPES_PROTOCOL)}
+    settings = data.get("settings")
+    return Production(path, values, protocols, checkpoint, settings if isinstance(settings, dict) else {})
 
 
 def check_thresholds(thresholds: Sequence[Threshold]) -> None:
@@ -149,8 +151,8 @@ def _relative(
     needed = WHOLE_PROTOCOL if entry(name).group == IMAGES else SHAPES_PROTOCOL
     if production.protocols[needed] != protocols(section)[needed]:
         return False, (
-            f"{name} cannot be compared with production: {production.file} was measured with other settings or data; "
-            "evaluate the production model again with these"
+            f"{name} cannot be compared with production: {production.file} was measured with other settings or data"
+            f"{_differences(section, production, needed == WHOLE_PROTOCOL)}; evaluate the production model again with these"
         )
     theirs = production.values.get(name)
     if theirs is None or not math.isfinite(theirs.value):
@@ -166,6 +168,20 @@ def _relative(
         return holds, f"{comparison}: no worse"
     limit = f"{threshold.worse_than_production:.3g} of that and the intervals' {noise:.3g} are allowed"
     return holds, f"{comparison}: worse by {worse:.3g}, {'but' if holds else 'and only'} {limit}"
+
+
+def _differences(section: Section, production: Production, pictures: bool) -> str:
+    """Which settings differ, in brackets; nothing where the file of the production model does not have them."""
+    if not production.settings:
+        return ""
+    ours, theirs = section.settings, production.settings
+    names = sorted(
+        name
+        for name in ours.keys() | theirs.keys()
+        if ours.get(name) != theirs.get(name) and (pictures or not name.startswith(PICTURE_SETTINGS))
+    )
+    told = (f"{name} {theirs.get(name, 'not set')} instead of {ours.get(name, 'not set')}" for name in names)
+    return f" ({'; '.join(told)})"
 
 
 def _half_width(interval: Interval) -> float:

@@ -84,6 +84,19 @@ def test_what_cannot_be_compared_holds_and_no_production_does_not() -> None:
     assert (verdict.decision, verdict.reasons) == ("hold", ["fid_3d has no value: unavailable: get weights"])
 
 
+def test_what_differs_from_production_is_named(tmp_path: Path) -> None:
+    theirs = section({"samples": 11, "split": "val", "image_samples": 5}, cd_cov=(0.5, 0.4, 0.6))
+    for name, content in (("metrics", flat(theirs)), ("metrics_full", full(theirs))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    production = read_production(tmp_path / "metrics.json")
+    measured = section({"samples": 10, "split": "val", "normalize": "box"}, cd_cov=(0.5, 0.4, 0.6))
+    verdict = decide(measured, [Threshold("cd_cov", worse_than_production=0.1)], production)
+    # Not image_samples, which a measure of shapes does not depend on.
+    assert (
+        "or data (normalize not set instead of box; samples 11 instead of 10); evaluate" in verdict.reasons[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("threshold", "message"),
     [
