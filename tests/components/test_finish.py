@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from components.evaluate.step import record_verdict, verdict
+from components.evaluate.component import gate
 from components.finish.main import finish, main, read_outcome
 from components.train.job_spec import JobSpec
 from components.train.launch import make_job
@@ -38,7 +39,11 @@ def test_the_outcome_says_what_the_gate_decided_and_why(
     reasons = ["fid_3d is 50, above the maximum 40", "empty_fraction is 0%, at most 5.0%"]
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "gate.json").write_text(json.dumps({"decision": "hold", "reasons": reasons}))
-    record_verdict(str(tmp_path), "a", verdict(str(tmp_path / "evaluation")))
+    evaluation, summary = (
+        SimpleNamespace(path=str(tmp_path / name)) for name in ("evaluation", "summary.md")
+    )
+    decided = gate.python_func(evaluation, summary, run_id="a", workspace=str(tmp_path))
+    assert (decided.decision, decided.reasons) == ("hold", reasons)
     assert main(["--workspace", str(tmp_path), "--run-id", "a", "--state", "SUCCEEDED"]) == 0
     outcome = read_outcome(tmp_path, "a")
     assert (outcome["gate"], outcome["gate_reasons"]) == ("hold", "; ".join(reasons))
