@@ -151,6 +151,7 @@ def prometheus(url: str) -> Iterator[Finding]:
         groups = _api(url, "rules")["groups"]
         managers = _api(url, "alertmanagers")["activeAlertmanagers"]
         alerts = _api(url, "alerts")["alerts"]
+        builds = _api(url, "query?query=get3d_build_info")["result"]
     except (OSError, ValueError, KeyError) as error:
         yield Finding("prometheus", False, f"{url} does not answer ({_line(error)}); start it: get3d monitor")
         return
@@ -166,7 +167,7 @@ def prometheus(url: str) -> Iterator[Finding]:
         "targets", bool(ours) and not down, text or "none of ours; see monitoring/prometheus/prometheus.yml"
     )
     servers: dict[str, list[dict[str, str]]] = {}
-    for row in _api(url, "query?query=get3d_build_info")["result"]:
+    for row in builds:
         servers.setdefault(row["metric"].get("instance", "?"), []).append(row["metric"])
     if len(servers) > 1:
         yield agreement("packages", {instance: _packages(infos) for instance, infos in servers.items()})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -79,19 +80,26 @@ def metrics_endpoint(package: str) -> Iterator[str]:
     labels = f'model="get3d",package="{package}",torch="2.13.0",checkpoint="ab12"'
     text = f'get3d_build_info{{{labels},version="1"}} 1\nget3d_build_info{{{labels},version="2"}} 1\n'
     text += 'get3d_shm_size_bytes{model="get3d"} 100\nget3d_shm_used_bytes{model="get3d"} 10\n'
+    with answering(lambda path: text) as url:
+        yield f"{url}/metrics"
+
+
+@contextmanager
+def answering(answer: Callable[[str], str]) -> Iterator[str]:
+    """The address of a server that answers each path so."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(answer(self.path).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}/metrics"
+        yield f"http://127.0.0.1:{served.server_port}"
         served.shutdown()
 
 
@@ -112,6 +120,27 @@ def test_replicas_that_run_different_packages(capsys: pytest.CaptureFixture[str]
         said = lines(capsys)["replicas"]
     assert said.startswith(f"BAD packages differ: 1.0 with torch 2.13.0 at {first}, {second}; 1.1 with torch")
     assert third in said and "get3d deploy" in said
+
+
+def test_servers_that_prometheus_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two, with one package and two checkpoints. Made-up answers; the real Prometheus: tests/e2e/test_monitoring.py."""
+    common = {"version": "3", "package": "1.0", "torch": "2.13.0"}
+    builds = [{**common, "instance": f"{name}:8002", "checkpoint": name * 4} for name in "ab"]
+    answers: dict[str, object] = {
+        "status/buildinfo": {"version": "2.42"}, "targets": {"activeTargets": []}, "rules": {"groups": []},
+        "alertmanagers": {"activeAlertmanagers": []}, "alerts": {"alerts": []},
+        "query": {"result": [{"metric": build, "value": [0, "1"]} for build in builds]},
+    }  # fmt: skip
+
+    def answer(path: str) -> str:
+        return json.dumps({"data": answers[path.removeprefix("/api/v1/").partition("?")[0]]})
+
+    with answering(answer) as url:
+        assert cli.main(["doctor", "--prometheus", url]) == 2
+    same, differ = [line for line in capsys.readouterr().out.splitlines() if "replicas" in line]
+    assert same.startswith("ok ") and same.endswith("2 with the same packages: 1.0 with torch 2.13.0")
+    assert differ.startswith("BAD")
+    assert "3 (checkpoint aaaa) at a:8002; 3 (checkpoint bbbb) at b:8002" in differ
 
 
 def test_what_only_one_replica_tells_is_not_compared() -> None:
