@@ -173,6 +173,13 @@ def make_repository(args: argparse.Namespace, folder: Path) -> str:
     if args.preset:
         config = load_config(CONFIG_DIR / f"{args.preset}.yaml")
         checkpoint, name = write_checkpoint(folder / "checkpoint", config=config), f"{config.name}, untrained"
+        if args.fitted:
+            from tests.benchmarks.fitted import fit_checkpoint
+
+            wrong = fit_checkpoint(checkpoint, args.device)
+            name = (
+                f"{config.name}, geometry fitted to a vehicle ({100 * wrong:.1f} % of the grid's signs wrong)"
+            )
     else:
         config, checkpoint, name = None, args.checkpoint, str(args.checkpoint)
     settings = config or load_config(CONFIG_DIR / "demo.yaml")
@@ -194,6 +201,11 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, default=DEMO)
     source.add_argument("--preset")
+    parser.add_argument(
+        "--fitted",
+        action="store_true",
+        help="fit a preset's geometry to a vehicle first, so that surfaces are smooth (fitted.py)",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--direct", action="store_true", help="the engine without Triton")
     parser.add_argument("--texture-resolution", type=int, default=1024)

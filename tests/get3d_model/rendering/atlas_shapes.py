@@ -41,16 +41,16 @@ def _wheel(points_N3: torch.Tensor, center: list[float]) -> torch.Tensor:
     return -q.clamp(min=0).norm(dim=1) - q.amax(dim=1).clamp(max=0)
 
 
-def vehicle(resolution: int = 48) -> Mesh:
+def vehicle_sdf(points_N3: torch.Tensor) -> torch.Tensor:
     """A body, a cabin and four wheels."""
+    parts = [_box(points_N3, [0, -0.03, 0], [0.18, 0.07, 0.4], 0.03)]
+    parts.append(_box(points_N3, [0, 0.08, -0.05], [0.15, 0.08, 0.2], 0.05))
+    parts += [_wheel(points_N3, [x, -0.11, z]) for x in (-0.17, 0.17) for z in (-0.25, 0.25)]
+    return torch.stack(parts).amax(dim=0)
 
-    def sdf(points_N3: torch.Tensor) -> torch.Tensor:
-        parts = [_box(points_N3, [0, -0.03, 0], [0.18, 0.07, 0.4], 0.03)]
-        parts.append(_box(points_N3, [0, 0.08, -0.05], [0.15, 0.08, 0.2], 0.05))
-        parts += [_wheel(points_N3, [x, -0.11, z]) for x in (-0.17, 0.17) for z in (-0.25, 0.25)]
-        return torch.stack(parts).amax(dim=0)
 
-    return isosurface(sdf, resolution)
+def vehicle(resolution: int = 48) -> Mesh:
+    return isosurface(vehicle_sdf, resolution)
 
 
 def crumbs(resolution: int = 24) -> Mesh:
