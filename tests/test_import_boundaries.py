@@ -42,6 +42,7 @@ HEAVY = {
     "torch_fidelity": ("get3d_model.metrics.second_opinion",),
     "onnxruntime": ("components.export.*",),
     "fast_simplification": ("get3d_model.decimation",),
+    "isal": ("get3d_model.image_codec",),
     "bpy": ("components.render.blender.driver",),
 }
 # What starts before torch is needed, or where it is not installed.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,6 +33,22 @@ def test_png_is_exact(shape: tuple[int, int]) -> None:
         assert content == encode_png(picture)
         assert np.array_equal(read(content), picture)
     assert len(encode_png(smooth)) < smooth.size + 500
+
+
+def test_png_without_isa_l_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(0).integers(0, 9, (200, 130, 3)).astype(np.uint8)
+    expected = encode_png(picture)
+    monkeypatch.setattr("get3d_model.image_codec.deflate", zlib)
+    assert encode_png(picture) != expected, "both were made by zlib; install isal"
+    assert np.array_equal(read(encode_png(picture)), picture)
+
+
+def test_the_same_bytes_whatever_other_threads_do() -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 5 + k, (256, 200, 3)).astype(np.uint8) for k in range(6)]
+    expected = [encode_png(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(encode_png, pictures * 20)) == expected * 20
 
 
 def test_png_of_a_smooth_picture_is_small() -> None:
