@@ -99,54 +99,54 @@ def texture_of(texels: Texels, color_T3: np.ndarray, resolution: int, threads: i
 def _cover_kernel(first_unit, end_unit, bands, xy_W2, faces_F3, border_B, owner_HH, distance_HH):
     """Fills rows of owner_HH and distance_HH (squared distance to the border, 0 where covered)."""
     size = owner_HH.shape[0]
-    for unit in range(first_unit, end_unit):
-        row_first, row_end = size * unit // bands, size * (unit + 1) // bands
-        for face in range(len(faces_F3)):
-            a, b, c = faces_F3[face]
-            x0, y0, x1, y1 = xy_W2[a, 0], xy_W2[a, 1], xy_W2[b, 0], xy_W2[b, 1]
-            x2, y2 = xy_W2[c, 0], xy_W2[c, 1]
-            row0 = max(int(np.ceil(min(y0, y1, y2) - 0.5)), row_first)
-            row1 = min(int(np.floor(max(y0, y1, y2) - 0.5)), row_end - 1)
-            if row0 > row1:
-                continue
-            det = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
-            if det == 0.0:
-                continue
-            # All coordinates are those of the texture: the same numbers for both faces of an edge.
-            sign = 1.0 if det > 0.0 else -1.0
-            column0 = max(int(np.ceil(min(x0, x1, x2) - 0.5)), 0)
-            column1 = min(int(np.floor(max(x0, x1, x2) - 0.5)), size - 1)
-            ux, uy, vx, vy, wx, wy = x1 - x0, y1 - y0, x2 - x1, y2 - y1, x0 - x2, y0 - y2
-            for row in range(row0, row1 + 1):
-                y = row + 0.5
-                for column in range(column0, column1 + 1):
-                    x = column + 0.5
-                    if (
-                        sign * (ux * (y - y0) - uy * (x - x0)) >= 0.0
-                        and sign * (vx * (y - y1) - vy * (x - x1)) >= 0.0
-                        and sign * (wx * (y - y2) - wy * (x - x2)) >= 0.0
-                    ):
-                        owner_HH[row, column] = 4 * face
-                        distance_HH[row, column] = 0.0
-        for half_edge in border_B:
-            face, corner = half_edge // 3, half_edge % 3
-            a, b = faces_F3[face, corner], faces_F3[face, (corner + 1) % 3]
-            x0, y0, x1, y1 = xy_W2[a, 0], xy_W2[a, 1], xy_W2[b, 0], xy_W2[b, 1]
-            row0 = max(int(np.ceil(min(y0, y1) - RING - 0.5)), row_first)
-            row1 = min(int(np.floor(max(y0, y1) + RING - 0.5)), row_end - 1)
-            column0 = max(int(np.ceil(min(x0, x1) - RING - 0.5)), 0)
-            column1 = min(int(np.floor(max(x0, x1) + RING - 0.5)), size - 1)
-            dx, dy = x1 - x0, y1 - y0
-            square = dx * dx + dy * dy
-            for row in range(row0, row1 + 1):
-                for column in range(column0, column1 + 1):
-                    px, py = column + 0.5 - x0, row + 0.5 - y0
-                    t = (px * dx + py * dy) / square if square > 0.0 else 0.0
-                    t = min(max(t, 0.0), 1.0)
-                    distance = np.float32((px - t * dx) ** 2 + (py - t * dy) ** 2)
-                    if distance < distance_HH[row, column]:
-                        owner_HH[row, column] = 4 * face + 1 + corner
-                        distance_HH[row, column] = distance
+    # One pass over the faces for all of its bands: a row takes them in the same order whatever the bands are.
+    row_first, row_end = size * first_unit // bands, size * end_unit // bands
+    for face in range(len(faces_F3)):
+        a, b, c = faces_F3[face]
+        x0, y0, x1, y1 = xy_W2[a, 0], xy_W2[a, 1], xy_W2[b, 0], xy_W2[b, 1]
+        x2, y2 = xy_W2[c, 0], xy_W2[c, 1]
+        row0 = max(int(np.ceil(min(y0, y1, y2) - 0.5)), row_first)
+        row1 = min(int(np.floor(max(y0, y1, y2) - 0.5)), row_end - 1)
+        if row0 > row1:
+            continue
+        det = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+        if det == 0.0:
+            continue
+        # All coordinates are those of the texture: the same numbers for both faces of an edge.
+        sign = 1.0 if det > 0.0 else -1.0
+        column0 = max(int(np.ceil(min(x0, x1, x2) - 0.5)), 0)
+        column1 = min(int(np.floor(max(x0, x1, x2) - 0.5)), size - 1)
+        ux, uy, vx, vy, wx, wy = x1 - x0, y1 - y0, x2 - x1, y2 - y1, x0 - x2, y0 - y2
+        for row in range(row0, row1 + 1):
+            y = row + 0.5
+            for column in range(column0, column1 + 1):
+                x = column + 0.5
+                if (
+                    sign * (ux * (y - y0) - uy * (x - x0)) >= 0.0
+                    and sign * (vx * (y - y1) - vy * (x - x1)) >= 0.0
+                    and sign * (wx * (y - y2) - wy * (x - x2)) >= 0.0
+                ):
+                    owner_HH[row, column] = 4 * face
+                    distance_HH[row, column] = 0.0
+    for half_edge in border_B:
+        face, corner = half_edge // 3, half_edge % 3
+        a, b = faces_F3[face, corner], faces_F3[face, (corner + 1) % 3]
+        x0, y0, x1, y1 = xy_W2[a, 0], xy_W2[a, 1], xy_W2[b, 0], xy_W2[b, 1]
+        row0 = max(int(np.ceil(min(y0, y1) - RING - 0.5)), row_first)
+        row1 = min(int(np.floor(max(y0, y1) + RING - 0.5)), row_end - 1)
+        column0 = max(int(np.ceil(min(x0, x1) - RING - 0.5)), 0)
+        column1 = min(int(np.floor(max(x0, x1) + RING - 0.5)), size - 1)
+        dx, dy = x1 - x0, y1 - y0
+        square = dx * dx + dy * dy
+        for row in range(row0, row1 + 1):
+            for column in range(column0, column1 + 1):
+                px, py = column + 0.5 - x0, row + 0.5 - y0
+                t = (px * dx + py * dy) / square if square > 0.0 else 0.0
+                t = min(max(t, 0.0), 1.0)
+                distance = np.float32((px - t * dx) ** 2 + (py - t * dy) ** 2)
+                if distance < distance_HH[row, column]:
+                    owner_HH[row, column] = 4 * face + 1 + corner
+                    distance_HH[row, column] = distance
 
 
 @kernel
