@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.server import TritonServer
-from tests.e2e.test_pipeline import World, make_repository
+from tests.e2e.pipeline_world import World, make_repository
 
 
 def steps(record: dict[str, Any]) -> dict[str, float]:
