@@ -180,7 +180,8 @@ def _fill_kernel(sums, texture_P3, size, levels, BLOCK: tl.constexpr):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = index < size * size
     row, column = index // size, index % size
-    red, green, blue = (tl.full((BLOCK,), 255, tl.int32) for _ in tl.static_range(3))
+    red = tl.full((BLOCK,), 255, tl.int32)
+    green, blue = red, red
     missing = mask
     first = 0
     side = size
