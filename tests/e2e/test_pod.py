@@ -97,10 +97,9 @@ def test_from_an_empty_volume_to_a_model_that_is_replaced_and_dies(folder: Path)
         # The deploy step with the packages of the light image: no torch. It writes the volume, and has the token.
         for number in (1, 2):
             exported = write_export(folder / f"exported-{number}", number)
-            program = (
-                "from components.deploy.step import deploy; "
-                f"deploy({str(exported)!r}, {str(models)!r}, 'dns:///127.0.0.1:{pod.ports['grpc']}', {str(folder / 'out')!r})"
-            )
+            url = f"dns:///127.0.0.1:{pod.ports['grpc']}"
+            arguments = [str(exported), str(models), url, 60, str(folder / "out")]
+            program = f"from components.deploy.step import deploy; deploy(*{arguments!r})"
             done = run_inside("pipeline", [], program, {environment.CONTROL_TOKEN: TOKEN})
             assert done.returncode == 0, done.stderr
             report = json.loads((folder / "out" / "deploy.json").read_text())
