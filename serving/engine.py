@@ -1,10 +1,10 @@
 """Requests in, files out: what the served model does between Triton's call and its answer. Knows nothing of Triton.
 
-All rows of a dynamic batch are worked on together. On a CPU every row has a worker of its own, from its networks to
-its encoded file, and the rows that are left at the end of a batch get the idle workers for their textures. On a GPU
-networks run row after row without waiting for the host, extraction runs once for all, and the workers unwrap, texture
-and encode. A row's bytes depend neither on its company nor on the number of workers (see
-`get3d_model.stable_sampler`).
+On a CPU every row has a worker of its own, from its networks to its encoded file, whatever batch it came with: the next
+batch is welcome before the last rows are done, and where there is none, these get the idle workers for their textures.
+On a GPU all rows of a dynamic batch are worked on together: networks run row after row without waiting for the host,
+extraction runs once for all, and the workers unwrap, texture and encode. A row's bytes depend neither on its company nor
+on the number of workers (see `get3d_model.stable_sampler`).
 Before every stage a row of a request that was cancelled, or took too long, stops; a bad request fails alone.
 
 Shape legend: T points
@@ -13,12 +13,14 @@ Shape legend: T points
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,7 @@ PREVIEW_DEFAULTS = {
     "preview_frames": 1,
 }
 Observe = Callable[[str, float], None]
+Answered = Callable[[int, "list[SampleResponse] | BaseException"], None]
 
 
 class Engine:
@@ -86,6 +89,7 @@ class Engine:
         self.workers = workers
         self.observe = observe
         self.row_by_row = sampler.device.type == "cpu" if row_by_row is None else row_by_row
+        self._share = Share(workers)
         self._rows = ThreadPoolExecutor(workers, "rows", initializer=_bind, initargs=(sampler.device,))
         # One picture at a time: a rasteriser's context on a GPU takes no two threads.
         self._pictures = threading.Lock()
@@ -104,13 +108,31 @@ class Engine:
                 raise outcome
 
     def close(self) -> None:
-        self._rows.shutdown(wait=True, cancel_futures=True)
+        self._share.wait(0)
+        self._rows.shutdown(wait=True)
 
     def run(self, jobs: Sequence[Job]) -> list[list[SampleResponse] | Exception]:
         """The answers of every job, or what it failed with; never raises for a job."""
+        answered: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self.begin(jobs, lambda index, outcome: answered.put((index, outcome)))
+        outcomes = dict(answered.get() for _ in jobs)
+        return [outcomes[index] for index in range(len(jobs))]
+
+    def begin(self, jobs: Sequence[Job], answered: Answered) -> None:
+        """Works on the jobs, and returns when others are welcome: on a CPU as soon as its workers have no more than
+        their next rows to do, on a GPU at the end. answered: called with (place of the job, its answers or what it
+        failed with) once for each, from any thread."""
         started = time.monotonic()
         states = [State(job, started + job.time_limit_s) for job in jobs]
-        rows = [row for state in states for row in self._accepted(state)]
+        rows = []
+        for index, state in enumerate(states):
+            accepted = self._accepted(state)
+            if accepted:
+                rows += accepted
+            else:
+                answered(index, state.outcome)
+        places = {id(state): index for index, state in enumerate(states)}
+        batch = list(rows)
         if not self.row_by_row:
             try:
                 rows = self._run_networks(rows)
@@ -120,13 +142,16 @@ class Engine:
                 for state in states:
                     state.error = state.error or error
                 rows = []
-        share = Share(self.workers, len(rows))
-        futures = [self._rows.submit(self._finish, row, len(rows), share) for row in rows]
-        wait(futures)
-        for row, future in zip(rows, futures, strict=True):
-            if (error := future.exception()) is not None and row.state.error is None:
-                row.state.error = error
-        return [state.answers if state.error is None else state.error for state in states]
+        going_on = {id(row) for row in rows}
+        self._share.begin(len(rows))
+        for row in batch:
+            state = row.state
+            told = partial(answered, places[id(state)])
+            if id(row) in going_on:
+                self._rows.submit(self._finish, row, len(rows), told)
+            elif state.row_is_done():
+                told(state.outcome)
+        self._share.wait(self.workers if self.row_by_row else 0)
 
     def _accepted(self, state: State) -> list[Row]:
         try:
@@ -178,20 +203,22 @@ class Engine:
                 row.shapes = shapes.single(index)
         return alive
 
-    def _finish(self, row: Row, batch_size: int, share: Share) -> None:
-        """Everything of one row, on a worker."""
+    def _finish(self, row: Row, batch_size: int, told: Callable[[Any], None]) -> None:
+        """Everything of one row, on a worker; tells what has become of its job when it was the last one."""
+        state = row.state
         try:
             with torch.no_grad():
-                answer = self._answer(row, batch_size, share)
-        except Exception as error:
+                state.answers[row.index] = self._answer(row, batch_size)
+        except BaseException as error:
             # The other rows of the request stop, too.
-            row.state.error = row.state.error or error
-        else:
-            row.state.answers[row.index] = answer
+            state.error = state.error or error
+        try:
+            if state.row_is_done():
+                told(state.outcome)
         finally:
-            share.done()
+            self._share.done()
 
-    def _answer(self, row: Row, batch_size: int, share: Share) -> SampleResponse:
+    def _answer(self, row: Row, batch_size: int) -> SampleResponse:
         request, sampler = row.request, self.sampler
         if row.shapes is None:
             row.state.check("networks")
@@ -206,7 +233,7 @@ class Engine:
         previews = self._previews(row) if request.delivers("preview") else ()
         content, facts = b"", {"vertices": 0, "faces": 0}
         if request.delivers("mesh"):
-            content, facts = self._mesh(row, share)
+            content, facts = self._mesh(row)
         identity = sampler.identity
         metadata = SampleMetadata(
             seed=list(request.seed) if isinstance(request.seed, tuple) else request.seed,
@@ -227,7 +254,7 @@ class Engine:
         )
         return SampleResponse(content, metadata, previews, *latents)
 
-    def _mesh(self, row: Row, share: Share) -> tuple[bytes, dict[str, Any]]:
+    def _mesh(self, row: Row) -> tuple[bytes, dict[str, Any]]:
         """(file, what the metadata says of the mesh)."""
         request = row.request
         mesh = full = row.shapes.meshes.to_host()[0]
@@ -236,7 +263,7 @@ class Engine:
             with self._stage("decimation", [row]):
                 mesh = decimated(full, request.target_triangles)
         colored = self._textured if request.color == "texture" else self._colored
-        result = replace(colored(row, mesh, share), extras=self._extras(request))
+        result = replace(colored(row, mesh), extras=self._extras(request))
         row.state.check("encode")
         with self._stage("encode", [row]):
             content = mesh_bytes(result, request.file_format)
@@ -252,30 +279,30 @@ class Engine:
                 "triangles_before": None if mesh is full else len(full.faces_F3),
             }
         if self.drift is not None and self.drift.wants(request):
-            self.drift.see(measured(self.sampler, row.shapes, 0, full, share.threads()))
+            self.drift.see(measured(self.sampler, row.shapes, 0, full, self._share.threads()))
             if self.drift.wants_render():
                 with self._pictures:
                     self.drift.see(rendered(self.sampler, row.shapes))
         return content, facts
 
-    def _textured(self, row: Row, mesh: Mesh, share: Share) -> TexturedMesh:
+    def _textured(self, row: Row, mesh: Mesh) -> TexturedMesh:
         resolution = row.request.texture_resolution
         row.state.check("atlas")
         with self._stage("atlas", [row]):
-            unwrapped = self.sampler.atlas.unwrap(mesh, resolution, share.threads())
-            needed = find_texels(unwrapped, resolution, self.sampler.device, share.threads())
+            unwrapped = self.sampler.atlas.unwrap(mesh, resolution, self._share.threads())
+            needed = find_texels(unwrapped, resolution, self.sampler.device, self._share.threads())
         row.state.check("texture")
         with self._stage("texture", [row]):
-            texture_HH3 = needed.texture(self._colors(row, needed.points_T3, share.threads()))
+            texture_HH3 = needed.texture(self._colors(row, needed.points_T3, self._share.threads()))
         return TexturedMesh(
             unwrapped.mesh.vertices_V3, unwrapped.mesh.faces_F3, unwrapped.uvs_W2, texture_HH3
         )
 
-    def _colored(self, row: Row, mesh: Mesh, share: Share) -> ColoredMesh:
+    def _colored(self, row: Row, mesh: Mesh) -> ColoredMesh:
         row.state.check("texture")
         with self._stage("texture", [row]):
             points_V3 = torch.from_numpy(mesh.vertices_V3).to(self.sampler.device)
-            color_V3 = self._colors(row, points_V3, share.threads()).cpu().numpy()
+            color_V3 = self._colors(row, points_V3, self._share.threads()).cpu().numpy()
         return ColoredMesh(mesh.vertices_V3, mesh.faces_F3, color_V3)
 
     def _colors(self, row: Row, points_T3: Tensor, threads: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,13 +129,15 @@ def test_no_previews_without_a_rasteriser(checkpoint: Path) -> None:
 
 
 def test_workers_are_shared_by_the_rows_that_are_left() -> None:
-    share = Share(workers=8, rows=3)
-    threads = []
+    share, threads = Share(workers=8), []
+    assert share.threads() == 8
+    share.begin(3)
     for _ in range(3):
         threads.append(share.threads())
         share.done()
     assert threads == [2, 4, 8]
-    assert Share(workers=2, rows=8).threads() == 1
+    share.begin(20)
+    assert share.threads() == 1
 
 
 def test_the_last_row_gets_all_workers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,3 +164,30 @@ def test_the_last_row_gets_all_workers(engine: Engine, monkeypatch: pytest.Monke
     for answers in engine.run([Job([SampleRequest(seed)]) for seed in range(2)]):
         content(answers)
     assert threads == [1, 2]
+
+
+def test_others_are_welcome_before_the_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers come one by one; `begin` returns when both workers still have a row to do."""
+    networks, allowed = StableSampler.networks, threading.Semaphore(0)
+
+    def waiting(*arguments: Any) -> Any:
+        assert allowed.acquire(timeout=60)
+        return networks(*arguments)
+
+    monkeypatch.setattr(StableSampler, "networks", waiting)
+    answered: queue.SimpleQueue[int] = queue.SimpleQueue()
+    jobs = [Job([SampleRequest(0), SampleRequest(1)]), Job([SampleRequest(2)]), Job([SampleRequest(3)])]
+    begun = threading.Thread(target=engine.begin, args=(jobs, lambda index, outcome: answered.put(index)))
+    begun.start()
+    allowed.release()
+    begun.join(0.2)
+    assert begun.is_alive(), "three rows are left for two workers"
+    allowed.release()
+    begun.join(60)
+    assert not begun.is_alive()
+    first = answered.get(timeout=60)
+    assert answered.empty(), "no other request has all of its rows"
+    engine.begin([], lambda index, outcome: None)
+    allowed.release(2)
+    assert {first, answered.get(timeout=60), answered.get(timeout=60)} == {0, 1, 2}
+    assert answered.empty()

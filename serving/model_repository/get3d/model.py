@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import traceback
 from collections import deque
@@ -58,32 +59,31 @@ class TritonPythonModel:
         self.engine.warm_up()
         self.metrics.discard()
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request, in order; never raises."""
+    def execute(self, requests: list[Any]) -> None:
+        """Every request gets its response as soon as it is there, from whichever thread; never raises.
+
+        Returns when other requests are welcome, which on a CPU is before the last response: no core waits for the
+        end of a batch.
+        """
         started = time.perf_counter()
         self.metrics.count(metric_names.REQUESTS, len(requests))
         self.metrics.count(metric_names.QUEUE_REJECTIONS, sum(map(_refusals, requests)))
-        outcomes: list[Any] = []
-        jobs = []
+        jobs, senders = [], []
         for request in requests:
+            sender = request.get_response_sender()
             try:
                 jobs.append(
                     Job(decode_requests(_arrays(request)), request.is_cancelled, self._limit_s(request))
                 )
-                outcomes.append(None)
+                senders.append(sender)
             except Exception as error:
-                outcomes.append(error)
+                self._answer(sender, error, started)
         if jobs:
             rows = [row for job in jobs for row in job.rows]
             self.metrics.observe(metric_names.BATCH_ROWS, len(rows))
             repeated = [row.seed != PROBE_SEED and not self.asked.is_new(row) for row in rows]
             self.metrics.count(metric_names.REPEATED_ROWS, sum(repeated))
-            results = iter(self.engine.run(jobs))
-            self.metrics.flush()
-            outcomes = [next(results) if outcome is None else outcome for outcome in outcomes]
-        responses = [self._response(outcome) for outcome in outcomes]
-        self.metrics.finished(len(requests), time.perf_counter() - started)
-        return responses
+            self.engine.begin(jobs, lambda index, outcome: self._answer(senders[index], outcome, started))
 
     def finalize(self) -> None:
         self.engine.close()
@@ -93,9 +93,15 @@ class TritonPythonModel:
         own_s = request.timeout() / 1e6
         return min(own_s, self.time_limit_s) if own_s > 0 else self.time_limit_s
 
-    def _response(self, outcome: list[SampleResponse] | Exception) -> Any:
+    def _answer(self, sender: Any, outcome: list[SampleResponse] | BaseException, started: float) -> None:
+        # Counted before the client has its answer, and may ask for the metrics.
+        response = self._response(outcome)
+        self.metrics.finished(time.perf_counter() - started)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _response(self, outcome: list[SampleResponse] | BaseException) -> Any:
         try:
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, BaseException):
                 return self._failed(outcome)
             arrays = encode_responses(outcome)
             answer = pb_utils.InferenceResponse(
@@ -112,7 +118,7 @@ class TritonPythonModel:
         self.metrics.count(metric_names.RESPONSE_BYTES, sum(sizes))
         return answer
 
-    def _failed(self, error: Exception) -> Any:
+    def _failed(self, error: BaseException) -> Any:
         if isinstance(error, InputError):
             self.metrics.count_error("invalid")
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
@@ -128,7 +134,7 @@ class TritonPythonModel:
 
 
 class _Metrics:
-    """The metrics of `metric_names`, all present from the start so that their rates are defined."""
+    """The metrics of `metric_names`, all present from the start so that their rates are defined. For any thread."""
 
     def __init__(
         self,
@@ -139,6 +145,8 @@ class _Metrics:
     ) -> None:
         family = pb_utils.MetricFamily
         kinds = {"counter": family.COUNTER, "gauge": family.GAUGE, "histogram": family.HISTOGRAM}
+        # Triton's metrics take one thread at a time: two together bring the server down.
+        self._one_at_a_time = threading.Lock()
         self._waiting: deque[tuple[str, float]] = deque()
         self._bins_waiting: deque[tuple[str, str]] = deque()
         # The families are kept, because a metric dies with its family.
@@ -197,28 +205,32 @@ class _Metrics:
         self._plain[metric_names.SHM_SIZE].set(disk.f_blocks * disk.f_frsize)
         self._plain[metric_names.SHM_USED].set((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
 
-    def finished(self, requests: int, seconds: float) -> None:
-        """A batch of so many requests took so long."""
-        for _ in range(requests):
-            self.observe(metric_names.REQUEST_SECONDS, seconds)
-        self._measure_shm()
+    def finished(self, seconds: float) -> None:
+        """A request took so long."""
+        self.observe(metric_names.REQUEST_SECONDS, seconds)
+        with self._one_at_a_time:
+            self._measure_shm()
+        self.flush()
 
     def count(self, name: str, amount: int) -> None:
         if amount:
-            self._plain[name].increment(amount)
+            with self._one_at_a_time:
+                self._plain[name].increment(amount)
 
     def observe(self, name: str, value: float) -> None:
-        self._plain[name].observe(value)
+        with self._one_at_a_time:
+            self._plain[name].observe(value)
 
     def count_error(self, reason: str) -> None:
-        self._errors[reason].increment(1)
+        with self._one_at_a_time:
+            self._errors[reason].increment(1)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """From any thread; `flush` passes it on."""
+        """`flush` passes it on."""
         self._waiting.append((stage, seconds))
 
     def count_bin(self, statistic: str, number: str) -> None:
-        """From any thread; `flush` passes it on."""
+        """`flush` passes it on."""
         self._bins_waiting.append((statistic, number))
 
     def discard(self) -> None:
@@ -227,12 +239,12 @@ class _Metrics:
         self._bins_waiting.clear()
 
     def flush(self) -> None:
-        """Triton's metrics take one thread at a time: two together bring the server down."""
-        while self._waiting:
-            stage, seconds = self._waiting.popleft()
-            self._stages[stage].observe(seconds)
-        while self._bins_waiting:
-            self._bins[self._bins_waiting.popleft()].increment(1)
+        with self._one_at_a_time:
+            while self._waiting:
+                stage, seconds = self._waiting.popleft()
+                self._stages[stage].observe(seconds)
+            while self._bins_waiting:
+                self._bins[self._bins_waiting.popleft()].increment(1)
 
 
 def _arrays(request: Any) -> dict[str, Any]:
