@@ -11,19 +11,19 @@ from get3d_model.metrics.nearest import FusedNearestDistance, MatrixProductDista
 
 
 def make_nearest_distance(device: torch.device) -> NearestDistance:
-    """Our own kernel on the CPU; on a CUDA device kaolin's kernel where it is installed, else our own where Triton is,
+    """Our own kernel on the CPU, and on a CUDA device where Triton is; else kaolin's kernel where that is installed,
     else matrix products.
 
-    `python -m tests.benchmarks.metrics` measures those that a machine has. Raises InputError for a kaolin that does
-    not load.
+    By speed: `python -m tests.benchmarks.metrics` measures those that a machine has. Raises InputError for a kaolin
+    that does not load.
     """
     if device.type == "cpu":
         # Numba is loaded only where it computes.
         from get3d_model.metrics.nearest_cpu import CpuNearestDistance
 
         return CpuNearestDistance()
-    if device.type == "cuda" and kaolin_backend.missing_requirement() is None:
-        return kaolin_backend.KaolinNearestDistance()
     if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
         return FusedNearestDistance()
+    if device.type == "cuda" and kaolin_backend.missing_requirement() is None:
+        return kaolin_backend.KaolinNearestDistance()
     return MatrixProductDistance()

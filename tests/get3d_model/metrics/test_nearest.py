@@ -51,19 +51,19 @@ def test_ours_against_a_kd_tree() -> None:
         torch.testing.assert_close(backward.double(), expected, atol=5e-7, rtol=0)
 
 
-def test_kaolin_serves_cuda_only_and_only_where_it_is(kaolin: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(make_nearest_distance(CUDA), kaolin_backend.KaolinNearestDistance)
+def test_the_fastest_that_is_there_is_taken(kaolin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_nearest_distance(CPU), CpuNearestDistance)
-    monkeypatch.setattr(kaolin_backend, "missing_requirement", lambda: "the package kaolin is not installed")
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: object())
     assert isinstance(make_nearest_distance(CUDA), FusedNearestDistance)
     monkeypatch.setattr(select.importlib.util, "find_spec", lambda name: None)
+    assert isinstance(make_nearest_distance(CUDA), kaolin_backend.KaolinNearestDistance)
+    monkeypatch.setattr(kaolin_backend, "missing_requirement", lambda: "the package kaolin is not installed")
     assert isinstance(make_nearest_distance(CUDA), MatrixProductDistance)
 
 
 def test_the_adapter_passes_everything_on(kaolin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     references, samples = clouds(2, 120, 2), clouds(5, 90, 3)
-    nearest = make_nearest_distance(CUDA)
+    nearest = kaolin_backend.KaolinNearestDistance()
     expected = chamfer_matrix(references, samples)
     torch.testing.assert_close(
         chamfer_matrix(references, samples, nearest=nearest), expected, atol=1e-6, rtol=0
