@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GET3D_LOG_FORMAT", "text")
 
 import pytest
+
+# Its log goes for ever to what standard output was when it was first imported; that of a test is closed at its end.
+with contextlib.suppress(ImportError):
+    import dvc  # noqa: F401
 
 REPOSITORY = Path(__file__).parent.parent
 
