@@ -31,8 +31,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        # A write that fails names no file, and the temporary one says little.
-        if error.filename in (None, str(temporary)):
+        # A write that fails names no file, and the temporary one says little. (Without a number an error has its text
+        # alone, which a file's name would replace.)
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
