@@ -49,6 +49,8 @@ class RunInputs:
     rejected: list[tuple[str, str]]
     changed_settings: list[str]
     credit_files: list[Path]
+    unavailable: dict[str, str]
+    """Why a measure has no value, by its name."""
 
 
 def read_inputs(
@@ -78,7 +80,13 @@ def read_inputs(
         rejected=_rejected(data),
         changed_settings=_changed(config, sampler.config),
         credit_files=_credit_files(meshes),
+        unavailable=_unavailable(metrics_file.with_name("metrics_full.json")),
     )
+
+
+def _unavailable(full: Path) -> dict[str, str]:
+    """From beside metrics.json, which has null alone; nothing where that file is not."""
+    return _read_json(full, dict, "run `get3d evaluate`").get("unavailable", {}) if full.is_file() else {}
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

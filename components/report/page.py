@@ -53,7 +53,7 @@ def report_html(inputs: RunInputs, sheet_HW3: np.ndarray, credits_text: str) -> 
             sheet=png_figure(sheet_HW3, "Contact sheet"),
             facts=_facts(inputs),
             curves=[(panel, Markup(svg)) for panel, svg in svgs if svg],
-            metric_rows=metric_rows(inputs.metrics),
+            metric_rows=metric_rows(inputs.metrics, inputs.unavailable),
             measured=_measured(inputs.metrics),
             grids=_grids(inputs),
             data_rows=_data_rows(inputs),
@@ -74,8 +74,9 @@ def report_html(inputs: RunInputs, sheet_HW3: np.ndarray, credits_text: str) -> 
     )
 
 
-def metric_rows(metrics: dict[str, Any]) -> list[MetricRow]:
-    """The table of `metrics.json`; measures that are not there are left out, null is shown as a dash."""
+def metric_rows(metrics: dict[str, Any], unavailable: dict[str, str]) -> list[MetricRow]:
+    """The table of `metrics.json`; measures that are not there are left out, null is shown as a dash with the reason,
+    where `unavailable` has one by the measure's name, in the place of how to read it."""
     references = metrics.get("references")
     coarse = (
         f" One held-out shape counts for {1 / references:.0%} here."
@@ -87,7 +88,9 @@ def metric_rows(metrics: dict[str, Any]) -> list[MetricRow]:
             metric.title,
             _show(metrics[name], metric.show),
             _show(metrics.get(f"train_{name}"), metric.show),
-            metric.reading + (coarse if name == "cd_cov" else ""),
+            unavailable[name]
+            if name in unavailable and not finite(metrics[name])
+            else metric.reading + (coarse if name == "cd_cov" else ""),
         )
         for name, metric in CATALOGUE.items()
         if name in metrics

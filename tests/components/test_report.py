@@ -312,11 +312,19 @@ def test_a_panel_without_records_is_left_out() -> None:
 
 
 def test_metric_without_a_value_is_a_dash() -> None:
-    rows = {row.name: row for row in metric_rows({"cd_cov": 0.0, "cd_mmd_x1000": None, "references": 5})}
+    rows = {row.name: row for row in metric_rows({"cd_cov": 0.0, "cd_mmd_x1000": None, "references": 5}, {})}
     assert rows["Coverage (COV), Chamfer"].value == "0%"
     assert "20%" in rows["Coverage (COV), Chamfer"].reading
     assert rows["Minimum matching distance (MMD) × 1000, Chamfer"].value == NO_VALUE
     assert len(rows) == 2
+
+
+def test_a_metric_that_could_not_be_measured_says_why() -> None:
+    why = "unavailable: the weights are not there"
+    (missing,) = metric_rows({"fid_ori": None, "references": 50}, {"fid_ori": why})
+    assert (missing.value, missing.reading) == (NO_VALUE, why)
+    (measured,) = metric_rows({"fid_ori": 12.5, "references": 50}, {"fid_ori": why})
+    assert measured.value != NO_VALUE and measured.reading != why
 
 
 def test_interpolation_goes_between_samples_with_a_surface() -> None:
