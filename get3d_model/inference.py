@@ -191,8 +191,8 @@ class Sampler:
         )
 
     def record_networks(self) -> None:
-        """From now on the networks are replayed as CUDA graphs: a quarter of the time for one shape, after a second
-        of recording for every number of shapes at once. Needs a CUDA device."""
+        """From now on the networks are replayed as CUDA graphs, recorded once for every number of shapes at once: a
+        quarter of the time for one shape of the demo's generator. Needs a CUDA device."""
         self._fields = RecordedFunction(FieldsProgram(self.generator))
 
     def with_class(self, text: str) -> Sampler:

@@ -33,7 +33,7 @@ class StableSampler(Sampler):
         sampler = cls.load(folder, device)
         if sampler.device.type == "cpu":
             sampler.programs = Programs.load(folder)
-        else:
+        elif sampler.device.type == "cuda":
             sampler.record_networks()
         return sampler
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,10 @@ from tests.e2e.pipeline_world import (
     STEPS_OF_A_CACHED_RUN,
     World,
     make_meshes,
-    running_world,
     sample,
 )
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with running_world(tmp_path) as found:
-        yield found
 
 
 def test_the_demo_ends_in_a_running_server_and_a_version(world: World) -> None:

@@ -7,8 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -22,17 +21,10 @@ from tests.e2e.pipeline_world import (
     World,
     environment,
     make_meshes,
-    running_world,
     sample,
 )
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with running_world(tmp_path) as found:
-        yield found
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
