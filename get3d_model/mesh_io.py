@@ -26,7 +26,7 @@ from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 from get3d_model.gltf import BaseColour, ScenePart, colored_glb_bytes, glb_bytes, open_gltf
 from get3d_model.gltf_surface import cut_out, transformed, wrapped
-from get3d_model.image_codec import DEFAULT_IMAGE, encode_png
+from get3d_model.image_codec import DEFAULT_IMAGE
 from get3d_model.mesh_topology import (
     MeshTopology,
     component_count,
@@ -44,6 +44,7 @@ from get3d_model.obj_ply import (
     open_obj,
     ply_bytes,
 )
+from get3d_model.png import fast_png
 from get3d_model.texture_atlas import SurfacePart, linear_to_srgb, merge_parts, srgb_to_linear
 from get3d_model.types import ColoredMesh, TexturedMesh
 
@@ -301,7 +302,7 @@ def normalize(mesh: TexturedMesh, longest_side: float = 0.8) -> TexturedMesh:
 
 
 def _obj_zip(mesh: TexturedMesh) -> bytes:
-    files: dict[str, str | bytes] = {**obj_files(mesh, "mesh"), "mesh.png": encode_png(mesh.texture_HW3)}
+    files: dict[str, str | bytes] = {**obj_files(mesh, "mesh"), "mesh.png": fast_png(mesh.texture_HW3)}
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
@@ -359,7 +360,7 @@ def save_mesh(mesh: TexturedMesh | ColoredMesh, path: Path, image_format: str = 
         write_bytes_atomic(path, mesh_bytes(mesh, path.suffix.lower()[1:], image_format))
         return
     # What the .obj refers to stands before it does.
-    write_bytes_atomic(path.with_suffix(".png"), encode_png(mesh.texture_HW3))
+    write_bytes_atomic(path.with_suffix(".png"), fast_png(mesh.texture_HW3))
     texts = obj_files(mesh, path.stem)
     write_bytes_atomic(path.with_suffix(".mtl"), texts[f"{path.stem}.mtl"].encode())
     write_bytes_atomic(path, texts[f"{path.stem}.obj"].encode())

@@ -31,11 +31,11 @@ from torch import Tensor
 from get3d_model.cameras import turntable
 from get3d_model.decimation import decimated
 from get3d_model.errors import InputError
-from get3d_model.image_codec import encode_rgba_png
 from get3d_model.inference import Shapes, Styles
 from get3d_model.limits import MIN_TEXTURE_RESOLUTION
 from get3d_model.mesh_io import mesh_bytes
 from get3d_model.mesh_topology import is_closed
+from get3d_model.png import small_png
 from get3d_model.rendering.texture_bake import find_texels, to_byte_tensor
 from get3d_model.stable_sampler import StableSampler
 from get3d_model.types import ColoredMesh, Mesh, TexturedMesh
@@ -328,7 +328,7 @@ class Engine:
                 camera = cameras[index : index + 1].to(sampler.device)
                 with self._pictures:
                     rgba_1HW4 = sampler.picture(row.shapes, camera, request.preview_resolution)
-                pictures.append(encode_rgba_png(rgba_1HW4[0]))
+                pictures.append(small_png(rgba_1HW4[0]))
         return tuple(pictures)
 
     def _latents(self, row: Row) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,11 @@ from components.render.axes import OUR_AXES, Axes
 from components.render.blender.settings import BlenderSettings
 from components.render.memory import LEAST_BYTES
 from get3d_model.camera_settings import PUBLISHED_ORBIT, OrbitSettings
-from get3d_model.data.base import PNG_COMPRESS_LEVEL
 from get3d_model.data.parts import WHOLE, Shard
 from get3d_model.data.shards import shapes_per_shard
 from get3d_model.errors import InputError
 from get3d_model.files import sha256_json
+from get3d_model.png import PNG_ENCODING
 from get3d_model.rendering.lighting import Lighting, LightSource
 
 LAYOUTS = ("shards", "published", "both")
@@ -87,7 +87,7 @@ class PixelSettings:
             "radius": cameras.radius,
             "fov_deg": self.fov_deg,
             "elevation_range_deg": list(cameras.elevation_deg),
-            "png_compress_level": PNG_COMPRESS_LEVEL,
+            "png_encoding": PNG_ENCODING,
         }
 
     def key(self, renderer_version: str, shape_id: str, source_sha256: str) -> str:

@@ -1,4 +1,4 @@
-"""What every data set reader and writer shares: samples, the sample table, PNG encoding, camera angles.
+"""What every data set reader and writer shares: samples, the sample table, PNG decoding, camera angles.
 
 Shape legend: B batch, N samples of a data set, H W image height and width, 4 RGBA channels
 """
@@ -18,9 +18,6 @@ from torch import Tensor
 
 from get3d_model.data.manifest import ONE_CLASS as ONE_CLASS
 from get3d_model.errors import InputError
-
-# Part of the file format: another level gives other bytes for the same picture.
-PNG_COMPRESS_LEVEL = 6
 
 
 @dataclass(frozen=True)
@@ -122,16 +119,6 @@ def polar_angles_rad(rotation_deg: np.ndarray, elevation_deg: np.ndarray) -> np.
     """
     rotation_deg, elevation_deg = np.asarray(rotation_deg, np.float64), np.asarray(elevation_deg, np.float64)
     return np.stack([np.deg2rad(rotation_deg), np.deg2rad(90.0 - elevation_deg)], axis=-1).astype(np.float32)
-
-
-def encode_png(rgba_HW4: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 RGBA picture; the same picture gives the same bytes."""
-    if rgba_HW4.dtype != np.uint8 or rgba_HW4.ndim != 3 or rgba_HW4.shape[2] != 4:
-        raise ValueError(f"expected a uint8 (H, W, 4) picture, got {rgba_HW4.dtype} {rgba_HW4.shape}")
-    buffer = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(rgba_HW4))
-    picture.save(buffer, format="PNG", compress_level=PNG_COMPRESS_LEVEL, optimize=False)
-    return buffer.getvalue()
 
 
 def decode_png(content: bytes, where: Callable[[], str]) -> np.ndarray:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from get3d_model.data.base import ONE_CLASS, View, encode_png, table_from_rows
+from get3d_model.data.base import ONE_CLASS, View, table_from_rows
 from get3d_model.data.splits import read_split_files
 from get3d_model.errors import InputError
+from get3d_model.png import small_png
 
 # As `category`: every category of the data set, each a class.
 ALL_CATEGORIES = "*"
@@ -166,7 +167,7 @@ def write_published_shape(root: Path, category: str, shape_id: str, views: Seque
         root,
         category,
         shape_id,
-        (encode_png(view.rgba_HW4) for view in views),
+        (small_png(view.rgba_HW4) for view in views),
         [view.rotation_deg for view in views],
         [view.elevation_deg for view in views],
     )

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from get3d_model.data.base import View, encode_png
+from get3d_model.data.base import View
 from get3d_model.data.manifest import ShardEntry, StoredFile
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_path, sha256_file
+from get3d_model.png import small_png
 
 INDEX_NAME = "index.npy"
 # What may stand beside a camera: the shape's class and a text about it.
@@ -92,7 +93,7 @@ def check_shape_id(shape_id: str) -> None:
 
 def encode_piece(shape_id: str, views: Iterable[View], radius: float, fov_deg: float) -> bytes:
     """The tar content of one shape's views: PNG and JSON of each; the same views give the same bytes."""
-    encoded = ((encode_png(view.rgba_HW4), view.rotation_deg, view.elevation_deg) for view in views)
+    encoded = ((small_png(view.rgba_HW4), view.rotation_deg, view.elevation_deg) for view in views)
     return encode_piece_files(shape_id, encoded, radius, fov_deg)
 
 

@@ -23,9 +23,9 @@ from functools import cache
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.metrics.zernike import ORDERS_Z, zernike_matrix
 from get3d_model.rendering.cpu.threads import parallel_for
-from get3d_model.rendering.jit import kernel
 
 ZERNIKE = len(ORDERS_Z) - 1
 FOURIER = 10

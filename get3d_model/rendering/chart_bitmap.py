@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 # All four turns are tried for this many of the largest charts, two for the others.
 TURNED_CHARTS = 64

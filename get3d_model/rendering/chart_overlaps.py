@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.rendering.cpu.threads import parallel_for
-from get3d_model.rendering.jit import kernel
 
 # Whole charts, about as many faces in each unit.
 UNITS = 32

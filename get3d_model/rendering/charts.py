@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.rendering.chart_overlaps import split_overlaps
 from get3d_model.rendering.cpu.connectivity import edge_rings
-from get3d_model.rendering.jit import kernel
 from get3d_model.types import Mesh
 
 # A face may be projected along an axis when the cosine between its normal and the axis is at least this. Its

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.rendering.chart_packing import pack_charts
 from get3d_model.rendering.charts import Charts, cut_charts
-from get3d_model.rendering.jit import kernel
 from get3d_model.rendering.uv_atlas import UnwrappedMesh
 from get3d_model.types import Mesh
 

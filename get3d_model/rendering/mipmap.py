@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 # Footprints across the border of a repeating texture are compared texel by texel up to this many.
 MAX_COMPARED_TEXELS = 4096

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 # Positions closer than this fraction of the mesh's size are one point (files store float32 at best).
 MERGE_FRACTION = 1e-6

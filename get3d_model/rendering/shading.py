@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 
 @kernel

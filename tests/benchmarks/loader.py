@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from get3d_model.data.base import PNG_COMPRESS_LEVEL, View, encode_png
+from get3d_model.data.base import View
 from get3d_model.data.dataset import RenderedDataset
+from get3d_model.png import small_png
 from get3d_model.rendering.cpu import CpuRasterizer
 from get3d_model.rendering.mesh_renderer import Lighting, MeshRenderer
 from tests.benchmarks.render import cameras, torus
@@ -88,8 +89,9 @@ def formats(images: list[np.ndarray]) -> dict[str, dict[str, float | bool]]:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
 
     candidates = {
-        f"png_level_{PNG_COMPRESS_LEVEL} (the data sets')": (encode_png, read),
-        "png_level_1": (with_pillow(format="PNG", compress_level=1), read),
+        "png (the data sets')": (small_png, read),
+        "png_pillow_level_6": (with_pillow(format="PNG", compress_level=6), read),
+        "png_pillow_level_1": (with_pillow(format="PNG", compress_level=1), read),
         "webp_lossless": (with_pillow(format="WEBP", lossless=True, method=0, exact=True), read),
         "webp_quality_95": (with_pillow(format="WEBP", quality=95, method=0), read),
         "jpeg_95_and_png_alpha": (jpeg_and_alpha, read_jpeg_and_alpha),

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from get3d_model.cameras import orbit_camera
-from get3d_model.data.base import encode_png
+from get3d_model.png import small_png
 from get3d_model.rendering.environment import light_source
 from get3d_model.types import Camera, TexturedMesh
 
@@ -83,7 +83,7 @@ def _render_and_encode(seed: int, views: int) -> tuple[float, float, int]:
     begin = time.perf_counter()
     rgba_BHW4 = _renderer.render(mesh, camera)
     middle = time.perf_counter()
-    size = sum(len(encode_png(rgba_HW4)) for rgba_HW4 in rgba_BHW4)
+    size = sum(len(small_png(rgba_HW4)) for rgba_HW4 in rgba_BHW4)
     return middle - begin, time.perf_counter() - middle, size
 
 
@@ -112,7 +112,7 @@ def _encode_shared(name: str, index: int, resolution: int) -> int:
         block = _BLOCKS[name] = shared_memory.SharedMemory(name)
     size = resolution * resolution * 4
     rgba_HW4 = np.frombuffer(block.buf, np.uint8, size, index * size).reshape(resolution, resolution, 4)
-    return len(encode_png(rgba_HW4))
+    return len(small_png(rgba_HW4))
 
 
 _BLOCKS: dict[str, shared_memory.SharedMemory] = {}

@@ -25,8 +25,8 @@ from get3d_model.data.manifest import read_manifest
 from get3d_model.data.parts import Shard, merge_parts
 from get3d_model.data.shard_source import ShardSource
 from get3d_model.errors import InputError
-from get3d_model.image_codec import encode_png
 from get3d_model.mesh_io import normalize, save_mesh
+from get3d_model.png import fast_png
 from get3d_model.rendering.mesh_renderer import MeshRenderer
 from get3d_model.rendering.select import make_rasterizer
 from get3d_model.types import TexturedMesh
@@ -72,7 +72,7 @@ def cameras(out: Path) -> list[dict]:
 def test_a_zip_gives_the_data_set_of_its_folder(tmp_path):
     for number in range(3):
         obj(tmp_path / "cars" / f"car{number}.obj", number + 1.0, "skin.png")
-    (tmp_path / "cars" / "skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "cars" / "skin.png").write_bytes(fast_png(quarters()))
     with zipfile.ZipFile(tmp_path / "cars.zip", "w") as archive:
         for path in sorted((tmp_path / "cars").iterdir()):
             archive.write(path, f"cars/{path.name}")
@@ -117,7 +117,7 @@ def test_shapenet_folders(tmp_path, version):
         else:
             obj(folder / "models" / "model_normalized.obj", number + 1.0, "../images/t.jpg")
         (folder / "images").mkdir()
-        (folder / "images" / "t.jpg").write_bytes(encode_png(quarters()))
+        (folder / "images" / "t.jpg").write_bytes(fast_png(quarters()))
     (tmp_path / "train.txt").write_text("2b\n02958343-1a\n")
     (tmp_path / "val.txt").write_text("03001627-1a\n")
     render(tmp_path / "core", tmp_path / "out")
@@ -146,7 +146,7 @@ def test_missing_files_are_noted_and_not_rejected(tmp_path, capsys):
     assert json.loads((tmp_path / "out/notes.json").read_text()) == expected
     assert "warning: files are missing for 1 shapes, such as 'a': the texture" in capsys.readouterr().err
     # The picture turns up: that shape is rendered again, and no note stays.
-    (tmp_path / "m/gone.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "m/gone.png").write_bytes(fast_png(quarters()))
     assert render(tmp_path / "m", tmp_path / "out").rendered == 1
     assert not (tmp_path / "out/notes.json").exists()
 
@@ -197,7 +197,7 @@ def test_copies_and_groups_stay_in_one_split(tmp_path):
     for number in range(12):
         # Pairs of equal vertices in other colours; the file hashes differ.
         obj(tmp_path / f"m/s{number:02d}.obj", 1.0 + number // 2, f"{number}.png")
-        (tmp_path / f"m/{number}.png").write_bytes(encode_png(np.full((2, 2, 3), number, np.uint8)))
+        (tmp_path / f"m/{number}.png").write_bytes(fast_png(np.full((2, 2, 3), number, np.uint8)))
     ball = sphere(1)
     save_mesh(ball, tmp_path / "m/ball1.glb")
     save_mesh(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from get3d_model import mesh_io
 from get3d_model.errors import InputError
-from get3d_model.image_codec import encode_png
+from get3d_model.png import fast_png
 from get3d_model.types import TexturedMesh
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -122,7 +122,7 @@ def test_gltf_with_files_beside_it(tmp_path):
     for name, content in trimesh.exchange.gltf.export_gltf(scene).items():
         (tmp_path / name).write_bytes(content)
     document = json.loads((tmp_path / "model.gltf").read_text())
-    (tmp_path / "my skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "my skin.png").write_bytes(fast_png(quarters()))
     document["images"] = [{"uri": "my%20skin.png"}]
     (tmp_path / "model.gltf").write_text(json.dumps(document))
     loaded = mesh_io.load_textured_mesh(tmp_path / "model.gltf")
@@ -215,7 +215,7 @@ def test_save_scene_instances_and_shares_textures(tmp_path):
 
 def test_obj_materials(tmp_path):
     (tmp_path / "tex").mkdir()
-    (tmp_path / "tex" / "skin 1.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "tex" / "skin 1.png").write_bytes(fast_png(quarters()))
     (tmp_path / "a.mtl").write_text(
         "newmtl skin\nKd 0.1 0.1 0.1\nmap_Kd tex\\skin 1.png\n\nnewmtl red paint\nKd 1 0 0\n"
     )

@@ -9,12 +9,12 @@ import trimesh
 
 from get3d_model.errors import InputError
 from get3d_model.gltf import glb_bytes
-from get3d_model.image_codec import encode_png
 from get3d_model.mesh_io import ScenePart, load_textured_mesh, normalize
+from get3d_model.png import fast_png
 from get3d_model.types import TexturedMesh
 
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\n"
-PNG = encode_png(np.full((4, 4, 3), 90, dtype=np.uint8))
+PNG = fast_png(np.full((4, 4, 3), 90, dtype=np.uint8))
 
 
 def glb(vertices=((0, 0, 0), (1, 0, 0), (0, 1, 0)), faces=((0, 1, 2),)) -> bytes:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from get3d_model import obj_ply
-from get3d_model.image_codec import encode_png
 from get3d_model.mesh_io import load_textured_mesh
 from get3d_model.obj_ply import obj_references
+from get3d_model.png import fast_png
 from tests.get3d_model.test_mesh_io import colour_at, quarters
 
 SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
@@ -52,14 +52,14 @@ def test_a_missing_texture_leaves_the_material_colour_and_a_note(tmp_path):
 )
 def test_a_path_from_elsewhere_means_the_file_beside_the_obj(tmp_path, reference):
     path = write_obj(tmp_path / "car", reference)
-    (tmp_path / "car" / "Skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "car" / "Skin.png").write_bytes(fast_png(quarters()))
     assert texel(path) == ([255, 0, 0], [])
 
 
 @pytest.mark.parametrize("kind", ["absolute", "above", "library"])
 def test_nothing_outside_is_opened(tmp_path, monkeypatch, kind):
     outside = tmp_path / "secret.png"
-    outside.write_bytes(encode_png(quarters()))
+    outside.write_bytes(fast_png(quarters()))
     (tmp_path / "secret.mtl").write_text("newmtl skin\nKd 1 0 0\n")
     reference = {"absolute": str(outside), "above": "../secret.png", "library": "gone.png"}[kind]
     path = write_obj(tmp_path / "car", reference, "../secret.mtl" if kind == "library" else "square.mtl")
@@ -80,7 +80,7 @@ def test_nothing_outside_is_opened(tmp_path, monkeypatch, kind):
 def test_shapenet_names_pictures_beside_the_models_folder(tmp_path):
     path = write_obj(tmp_path / "02958343" / "1a" / "models", "../images/texture0.png")
     (tmp_path / "02958343" / "1a" / "images").mkdir()
-    (tmp_path / "02958343" / "1a" / "images" / "texture0.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "02958343" / "1a" / "images" / "texture0.png").write_bytes(fast_png(quarters()))
     assert texel(path, tmp_path) == ([255, 0, 0], [])
     # Alone, the file may not leave its own folder.
     assert len(texel(path)[1]) == 1
@@ -101,14 +101,14 @@ def test_missing_library_and_materials_are_grey(tmp_path):
 
 def test_texture_options(tmp_path):
     path = write_obj(tmp_path, "-clamp off -s 0.5 0.5 1 -o 0.5 0.0 -mm 0 1 my skin.png")
-    (tmp_path / "my skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "my skin.png").write_bytes(fast_png(quarters()))
     # Half of the uvs, moved to the right: the lower right quarter, which is white, covers everything.
     assert [texel(path, point=(x, y, 0))[0] for x in (0.1, 0.9) for y in (0.1, 0.9)] == [[255] * 3] * 4
 
 
 def test_a_texture_without_coordinates(tmp_path):
     path = write_obj(tmp_path, "skin.png")
-    (tmp_path / "skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "skin.png").write_bytes(fast_png(quarters()))
     path.write_text("mtllib square.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nusemtl skin\nf 1 2 3\n")
     colour, notes = texel(path, point=(0.6, 0.3, 0))
     np.testing.assert_allclose(colour, KD_TEXEL, atol=1)
@@ -117,7 +117,7 @@ def test_a_texture_without_coordinates(tmp_path):
 
 def test_relative_indices(tmp_path):
     write_obj(tmp_path, "skin.png")
-    (tmp_path / "skin.png").write_bytes(encode_png(quarters()))
+    (tmp_path / "skin.png").write_bytes(fast_png(quarters()))
     first = "v 0 0 0\nv 1 0 0\nv 1 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvn 0 0 1\nusemtl skin\n"
     text = "mtllib square.mtl\n" + first + "f -3/-3/-1 -2/-2/-1 -1/-1/-1\n"
     (tmp_path / "b.obj").write_text(text + "v 0 1 0\nvt 0 1\nf -4/-4/-1 -2/-2/-1 -1/-1/-1\n")

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 # In pixels, against float64 rounding of the projected bounds (about 1e-12 at 8192 pixels).
 BOUNDS_MARGIN = 1e-7

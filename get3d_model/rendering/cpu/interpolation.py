@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 
 @kernel

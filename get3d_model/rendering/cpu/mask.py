@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.rendering.cpu.threads import parallel_for
-from get3d_model.rendering.jit import kernel
 
 WORD_BITS = 64
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)

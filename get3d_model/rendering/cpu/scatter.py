@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from get3d_model.jit import kernel
 from get3d_model.rendering.cpu.threads import parallel_for
-from get3d_model.rendering.jit import kernel
 
 # Enough to keep a workstation busy with one image, few enough that the slices stay small.
 MIN_UNITS = 8

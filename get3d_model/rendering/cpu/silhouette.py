@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 # How far, in pixels, the visible triangle's edge may lie beyond the other pixel's centre. Rounding to 1/16 pixel
 # moves a vertex by up to 1/32 in x and in y, hence an edge within 45 degrees by up to 1/16 along the pair.

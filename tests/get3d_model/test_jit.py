@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import pytest
 
-from get3d_model.rendering.jit import kernel
+from get3d_model.jit import kernel
 
 
 def test_a_place_without_a_writable_cache_compiles_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
