@@ -36,7 +36,7 @@ HEAVY = {
     "prometheus_client": ("monitoring.*",),
     "tensorboard": ("monitoring.*",),
     "trimesh": ("get3d_model.mesh_io",),
-    "dvc": ("pipelines.*", "components.version.*", "components.data.pointer"),
+    "dvc": ("pipelines.*", "components.version.*", "components.data_pointer"),
     "ruamel": ("pipelines.*",),
     "torchvision": (),
     "torch_fidelity": ("get3d_model.metrics.second_opinion",),

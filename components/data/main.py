@@ -198,7 +198,7 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _pointer(args: argparse.Namespace) -> None:
-    from components.data.pointer import DataPointer, open_pointer, parse_location
+    from components.data_pointer import DataPointer, open_pointer, parse_location
     from get3d_model.files import write_json_atomic
 
     location = parse_location(args.source)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from components.data.pointer import local_folder, parse_location
+from components.data_pointer import local_folder, parse_location
 from get3d_model.entry_point import command_main
 
 

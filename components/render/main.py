@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.data.pointer import DataPointer, local_folder, parse_location
+from components.data_pointer import DataPointer, local_folder, parse_location
 from get3d_model.entry_point import command_main
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.data.pointer import CACHE_VARIABLE
+from components.data_pointer import CACHE_VARIABLE
 from components.render.inputs import find_meshes
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest
 from get3d_model.data.parts import Shard, merge_parts

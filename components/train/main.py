@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.data.pointer import DataPointer, parse_location
+from components.data_pointer import DataPointer, parse_location
 from components.train.endpoint import endpoint
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
@@ -124,7 +124,7 @@ def _opened(args: argparse.Namespace) -> Iterator[Path | SampleSource]:
 
     location = parse_location(args.data)
     if isinstance(location, DataPointer):
-        from components.data.pointer_filesystem import address, register
+        from components.pointer_filesystem import address, register
 
         register()
         args.data = address(location)

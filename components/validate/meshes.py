@@ -18,7 +18,7 @@ def find_source(given: str) -> tuple[str, str]:
     A pointer comes back with its commit, so that every step sees the same. No mesh is read. Raises InputError.
     """
     # Here and not above, because each takes a second.
-    from components.data.pointer import SCHEME, open_pointer, parse_location
+    from components.data_pointer import SCHEME, open_pointer, parse_location
 
     if given.startswith(SCHEME):
         with open_pointer(parse_location(given)) as (pinned, _, _):
@@ -67,7 +67,7 @@ def _store_fingerprint(url: str) -> str:
 
 def local_meshes(source: str) -> Path:
     """The meshes on this machine's disks, fetched where they are behind a pointer or in a store. Raises InputError."""
-    from components.data.pointer import local_folder, parse_location
+    from components.data_pointer import local_folder, parse_location
 
     if "://" not in source or source.startswith("dvc://"):
         return local_folder(parse_location(source))

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from components.data.pointer import DataPointer
+from components.data_pointer import DataPointer
 from components.dvc_support import one_line
 from components.version.metrics import read_metrics
 from components.version.sources import Given, check_known

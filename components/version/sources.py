@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from components.data.pointer import DataPointer, parse_location
+from components.data_pointer import DataPointer, parse_location
 from get3d_model.errors import InputError
 
 

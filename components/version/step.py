@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from components.artifacts import call, params_file, read_json, read_pointer
-from components.data.pointer import SCHEME
+from components.data_pointer import SCHEME
 from get3d_model.config import config_to_dict, load_config
 from get3d_model.files import write_json_atomic
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data.pointer import DataPointer, open_pointer
+from components.data_pointer import DataPointer, open_pointer
 from components.dvc_support import one_line, without_password
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors

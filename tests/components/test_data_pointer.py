@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.data.pointer import DataPointer, local_folder, open_pointer, parse_location
+from components.data_pointer import DataPointer, local_folder, open_pointer, parse_location
 from components.version.main import record_version
 from get3d_model.errors import InputError
 from pipelines.cli import main
@@ -106,7 +106,7 @@ def test_processes_fetch_once(recorded: Project, tmp_path: Path, capfd: pytest.C
 
 def test_training_reads_through_a_pointer(recorded: Project, tmp_path: Path) -> None:
     """Without the data set on any disk of its own: what the cache may hold is less than a shard."""
-    from components.data.pointer_filesystem import address, register
+    from components.pointer_filesystem import address, register
     from get3d_model.data.shard_source import ShardSource
     from get3d_model.data.staged_source import StagedSource
 

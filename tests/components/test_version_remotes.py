@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data.pointer import DataPointer, local_folder
+from components.data_pointer import DataPointer, local_folder
 from components.version.main import record_version
 from get3d_model.errors import InputError
 from tests.components.remote_servers import Server, moto_server, ssh_server

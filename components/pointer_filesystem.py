@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from components.data.pointer import SCHEME, DataPointer, open_dvc, parse_location
+from components.data_pointer import SCHEME, DataPointer, open_dvc, parse_location
 from get3d_model.errors import InputError
 
 
