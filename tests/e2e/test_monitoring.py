@@ -29,7 +29,7 @@ from components.export.main import export
 from components.finish.main import finish
 from components.train.endpoint import PORT
 from get3d_model.errors import InputError
-from monitoring import dashboards, steps
+from monitoring import dashboards, grafana_model, steps
 from pipelines import cli
 from pipelines.monitor import PROGRAMS, Monitor, Ports, Targets
 from serving.client import Get3DClient, ServiceError
@@ -189,7 +189,7 @@ def test_every_panel_has_data_under_load(stack: Stack, monkeypatch: pytest.Monke
     queries = [
         (f"{board.title}: {panel.title}", filled(query.expr, RATE_INTERVAL))
         for board in dashboards.DASHBOARDS
-        for panel in dashboards.panels(board)
+        for panel in grafana_model.panels(board)
         for query in panel.queries
     ]
     assert len(queries) > 60

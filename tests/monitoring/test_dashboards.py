@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring import dashboards
+from monitoring import dashboards, grafana_model
 from monitoring.metrics import METRICS, known_series
 from tests.monitoring.queries import filled
 from tests.monitoring.test_rules import names_in, promtool, rules
@@ -21,7 +21,7 @@ def queries() -> list[tuple[str, str]]:
     return [
         (f"{board.uid}: {panel.title}", query.expr)
         for board in dashboards.DASHBOARDS
-        for panel in dashboards.panels(board)
+        for panel in grafana_model.panels(board)
         for query in panel.queries
     ]
 
@@ -63,12 +63,12 @@ def test_every_metric_is_shown_or_used_by_a_rule() -> None:
 
 
 @pytest.mark.parametrize("board", dashboards.DASHBOARDS, ids=lambda board: board.uid)
-def test_the_layout_is_one_that_grafana_draws(board: dashboards.Dashboard) -> None:
+def test_the_layout_is_one_that_grafana_draws(board: grafana_model.Dashboard) -> None:
     model: dict[str, Any] = json.loads((dashboards.FOLDER / f"{board.uid}.json").read_text())
     taken: dict[tuple[int, int], int] = {}
     for panel in model["panels"]:
         place = panel["gridPos"]
-        assert place["x"] + place["w"] <= dashboards.GRID_WIDTH
+        assert place["x"] + place["w"] <= grafana_model.GRID_WIDTH
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
                 assert (x, y) not in taken, f"panel {panel['title']} lies over another"
@@ -77,7 +77,9 @@ def test_the_layout_is_one_that_grafana_draws(board: dashboards.Dashboard) -> No
     names = {variable["name"] for variable in model["templating"]["list"]}
     assert names == {"datasource", *(variable.name for variable in board.variables)}
     for variable in board.variables:
-        assert any(f"${variable.name}" in query.expr for p in dashboards.panels(board) for query in p.queries)
+        assert any(
+            f"${variable.name}" in query.expr for p in grafana_model.panels(board) for query in p.queries
+        )
 
 
 def test_provisioning_files() -> None:
