@@ -3,8 +3,8 @@
 Source: Shen et al. 2021, "Deep Marching Tetrahedra" (DMTet), section 3.1.3; Doi & Koide 1991.
 
 Which edges a surface crosses depends on the grid's fixed edge list, so a vertex's index is a running count over
-(shape, edge): there is no search for duplicates and no loop over shapes. On a GPU, kernels do the same with one
-wait for the sizes; what follows here defines them.
+(shape, edge): there is no search for duplicates. On a GPU, kernels do the same without a loop over shapes and with one
+wait for the sizes; the tensor operations here define them.
 
 Shape legend: B batch, N grid vertices, E grid edges, T tetrahedra, V F packed mesh vertices and faces
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from get3d_model.isosurface.crossed_edges import HostTables, crossed
 from get3d_model.isosurface.grid import TetrahedralGrid, triangle_table
 from get3d_model.ops.dispatch import is_fused
 from get3d_model.types import ExtractedSurface, GeometryOutput, PackedMeshes
@@ -31,6 +32,7 @@ class MarchingTetrahedra(nn.Module):
         self.register_buffer("triangle_count", torch.from_numpy(count), persistent=False)
         self.register_buffer("triangle_edges", torch.from_numpy(table), persistent=False)
         self.register_buffer("corner_bit", torch.tensor([1, 2, 4, 8]), persistent=False)
+        self._host_tables: HostTables | None = None
 
     def surface(self, geometry: GeometryOutput) -> ExtractedSurface:
         """See `IsosurfaceExtractor`."""
@@ -56,18 +58,45 @@ class MarchingTetrahedra(nn.Module):
 
     def _composed(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(vertices_V3, faces_F3, vertices and faces of each shape, on the CPU)."""
-        batch, num_edges = sdf_BN.shape[0], self.grid.edges_E2.shape[0]
+        inside_BN = sdf_BN.detach() > 0
+        found = (
+            self._crossed_on_host(inside_BN) if inside_BN.device.type == "cpu" else self._crossed(inside_BN)
+        )
+        shape_V, edge_V, faces_F3, counts_2B = found
+        edge_a, edge_b = self.grid.edges_E2[edge_V].unbind(dim=1)
+        return self._vertices(sdf_BN, deform_BN3, shape_V, edge_a, edge_b), faces_F3, counts_2B
+
+    def _crossed_on_host(self, inside_BN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `_crossed`, several times as fast."""
+        if self._host_tables is None:
+            grid = self.grid
+            self._host_tables = HostTables(
+                *(
+                    table.to(torch.int32).numpy()
+                    for table in (grid.edges_E2, grid.tets_T4, grid.tet_edges_T6)
+                ),
+                *(table.to(torch.uint8).numpy() for table in (self.triangle_count, self.triangle_edges)),
+            )
+        found = [crossed(inside_N, self._host_tables) for inside_N in inside_BN]
+        counts_2B = torch.tensor([[len(edge_V) for edge_V, _ in found], [len(faces) for _, faces in found]])
+        firsts = (counts_2B[0].cumsum(0) - counts_2B[0]).tolist()
+        return (
+            torch.arange(len(found)).repeat_interleave(counts_2B[0]),
+            torch.cat([edge_V for edge_V, _ in found]),
+            torch.cat([faces_F3 + first for (_, faces_F3), first in zip(found, firsts, strict=True)]),
+            counts_2B,
+        )
+
+    @torch.no_grad()
+    def _crossed(self, inside_BN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(shape of every vertex, its edge, faces_F3, vertices and faces of each shape on the CPU)."""
+        batch, num_edges = inside_BN.shape[0], self.grid.edges_E2.shape[0]
         edge_a, edge_b = self.grid.edges_E2.unbind(dim=1)
-        with torch.no_grad():
-            inside_BN = sdf_BN > 0
-            crossed_BE = inside_BN.index_select(1, edge_a) != inside_BN.index_select(1, edge_b)
-            vertex_counts_B = crossed_BE.sum(dim=1)
-            shape_V, edge_V = crossed_BE.nonzero(as_tuple=True)
-            vertex_of = (crossed_BE.flatten().cumsum(0) - 1).view(batch, num_edges)
-            faces_F3, face_counts_B = self._faces(inside_BN, vertex_of)
-        vertices_V3 = self._vertices(sdf_BN, deform_BN3, shape_V, edge_a[edge_V], edge_b[edge_V])
-        counts_2B = torch.stack([vertex_counts_B, face_counts_B]).cpu()
-        return vertices_V3, faces_F3, counts_2B
+        crossed_BE = inside_BN.index_select(1, edge_a) != inside_BN.index_select(1, edge_b)
+        shape_V, edge_V = crossed_BE.nonzero(as_tuple=True)
+        vertex_of = (crossed_BE.flatten().cumsum(0) - 1).view(batch, num_edges)
+        faces_F3, face_counts_B = self._faces(inside_BN, vertex_of)
+        return shape_V, edge_V, faces_F3, torch.stack([crossed_BE.sum(dim=1), face_counts_B]).cpu()
 
     def _vertices(
         self, sdf_BN: Tensor, deform_BN3: Tensor, shape_V: Tensor, a_V: Tensor, b_V: Tensor

@@ -61,6 +61,20 @@ def test_a_batch_equals_its_shapes_one_by_one(extractor):
         assert np.array_equal(packed.mesh(index).faces_F3, alone.faces_F3)
 
 
+def test_crossed_edges_on_the_host_are_those_of_the_tensor_operations(extractor):
+    points = extractor.grid.vertices_N3
+    torch.manual_seed(0)
+    sdf_BN = torch.stack(
+        [sphere(points), torus(points) - 10.0, torch.randn(len(points)), torus(points), sphere(points) + 10.0]
+    )
+    sdf_BN[0, ::7] = 0.0
+    sdf_BN[3, 5] = float("nan")
+    on_host, by_tensors = extractor._crossed_on_host(sdf_BN > 0), extractor._crossed(sdf_BN > 0)
+    for mine, theirs in zip(on_host, by_tensors, strict=True):
+        assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+    assert on_host[3][1].tolist()[1] == 0 < on_host[3][1].tolist()[2], "an empty shape among others"
+
+
 def test_gradients_match_finite_differences():
     extractor = MarchingTetrahedra(bcc_grid(4, 1.0)).double()
     vertices = extractor.grid.vertices_N3.double()
