@@ -132,9 +132,10 @@ def test_the_pod_monitor_finds_the_first_process_of_every_training(overlay: str,
 
 @pytest.mark.parametrize("name", WITH_MONITORING)
 def test_steps_reach_the_pushgateway_that_the_profile_names(name: str) -> None:
-    text = (K8S / "overlays" / VARIANTS[name][0] / "cluster.yaml").read_text()
+    path = K8S / "overlays" / VARIANTS[name][0] / "cluster.yaml"
+    text = path.read_text()
     _, namespace, port = re.search(rf"{steps.PUSHGATEWAY}: http://([a-z-]+)\.([a-z]+):(\d+)", text).groups()
-    step = {"pipelines.kubeflow.org/v2_component": "true"}
+    step = {**load_profile(path).labels, "pipelines.kubeflow.org/v2_component": "true"}
     peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
     assert allowed(name, step, "Egress", int(port), peer)
     assert not allowed("gpu", step, "Egress", int(port), peer), "only where the component is"

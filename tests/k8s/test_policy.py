@@ -20,7 +20,18 @@ from get3d_model.config import ServingConfig
 from serving.codec import MAX_RESPONSE_BYTES, MODEL_NAME
 from serving.repository import SERVED_VERSIONS, Limits
 from tests.components.train_profiles import spec
-from tests.k8s.rendering import K8S, OVERLAYS, ROOT, VARIANTS, Manifest, needs_kubectl, one, pods, rendered
+from tests.k8s.rendering import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    VARIANTS,
+    Manifest,
+    namespace_of,
+    needs_kubectl,
+    one,
+    pods,
+    rendered,
+)
 
 pytestmark = needs_kubectl
 EVERYTHING = [*OVERLAYS, *VARIANTS]
@@ -248,9 +259,18 @@ def test_network_policies_select_the_pods_they_are_for(name: str, tmp_path: Any)
     for job in training_jobs(profile, tmp_path):
         for pod in pod_templates(job):
             assert policies(name, pod["metadata"]["labels"]) == {"default-deny", "dns", "trainer"}
-    # Pods of others in Kubeflow's own namespace are left alone.
-    assert policies("local", {"app": "ml-pipeline"}) == set()
     assert policies("gpu", {"app": "anything"}) == {"default-deny", "dns"}
+
+
+@pytest.mark.parametrize("name", [name for name in EVERYTHING if namespace_of(name) == "kubeflow"])
+def test_pods_of_others_in_kubeflows_own_namespace_are_left_alone(name: str) -> None:
+    """Also steps and trainings of others, and Kubeflow's drivers of ours: who is selected for one thing is denied the rest."""
+    labels = {
+        "app": "x",
+        "pipelines.kubeflow.org/v2_component": "true",
+        "torchx.pytorch.org/role-name": "trainer",
+    }
+    assert policies(name, labels) == set()
 
 
 def training_jobs(profile: ClusterProfile, folder: Any) -> list[ClusterJob]:
