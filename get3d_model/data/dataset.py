@@ -77,7 +77,7 @@ def open_source(
             source: SampleSource = ShardSource(path)
         else:
             source = PublishedSource(path, category=category or manifest.category)
-            source.splits = manifest.splits
+            source.describe_by(manifest)
         if split_files:
             source.splits = read_split_files(split_files)
         return source

@@ -9,13 +9,15 @@ The category level may be absent. Source: the published data sets of GET3D (Gao 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from get3d_model.data.base import ONE_CLASS, View, table_from_rows
-from get3d_model.data.splits import read_split_files
+from get3d_model.data.manifest import Manifest
+from get3d_model.data.splits import read_split_files, split_groups
 from get3d_model.errors import InputError
 from get3d_model.png import small_png
 
@@ -51,8 +53,17 @@ class PublishedSource:
         rows = [row for shape_id in self._folders for row in self._shape_rows(shape_id)]
         self.table, _ = table_from_rows(rows, labels)
         self.resolution = self._first_size()
-        self.groups: dict[str, str] = {}  # nothing says what the shapes were made from
+        self.groups: dict[str, str] = {}  # a manifest says more: `describe_by`
         self.splits = read_split_files(split_files) if split_files else {"train": list(self.table.shape_ids)}
+
+    def describe_by(self, manifest: Manifest) -> None:
+        """Takes splits, groups and classes from the manifest that `get3d render` has written beside the images."""
+        self.splits = manifest.splits
+        labels = dict(zip(self.table.shape_ids, self.table.labels, strict=True))
+        known = {shape_id: mesh for shape_id, mesh in manifest.shapes.items() if shape_id in labels}
+        self.groups = split_groups({shape_id: mesh.marks for shape_id, mesh in known.items()})
+        labels |= {shape_id: mesh.class_label(labels[shape_id]) for shape_id, mesh in known.items()}
+        self.table = replace(self.table, labels=tuple(labels.values()))
 
     def _shape_rows(self, shape_id: str) -> list[tuple[str, int, float, float]]:
         folder, cameras = self._folders[shape_id]
