@@ -60,6 +60,8 @@ def convert_dataset(
     if out.is_relative_to(source_dir):
         raise InputError(f"{out} lies inside of {source_dir}; choose a folder elsewhere")
     source = open_any(source_dir)
+    if source.layout == "mixture":
+        raise InputError(f"{source_dir} is a mixture; convert its data sets one by one")
     with atomic_directory(out) as staged:
         if to == "shards":
             manifest = _to_shards(source, staged, shard_shapes, on_shape)

@@ -60,9 +60,10 @@ def read_mixture(path: Path) -> tuple[list[MixtureEntry], int | None]:
     check(isinstance(value, dict) and isinstance(value.get("sources"), list), "lists no `sources`")
     check(
         not value.keys() - {"sources", "resolution"},
-        f"unknown {sorted(value.keys() - {'sources', 'resolution'})}",
+        f"unknown {sorted(map(str, value.keys() - {'sources', 'resolution'}))}",
     )
     known = {field.name for field in fields(MixtureEntry)}
+    texts = ("name", "category", "label")
     entries: list[MixtureEntry] = []
     for number, entry in enumerate(value["sources"]):
         check(
@@ -72,13 +73,24 @@ def read_mixture(path: Path) -> tuple[list[MixtureEntry], int | None]:
         check(
             not unknown, f"source {number} has an unknown {sorted(map(str, unknown))}; known: {sorted(known)}"
         )
+        for key in texts:
+            # YAML takes the synset 03001627 for a number, and an octal one.
+            text = entry.get(key, "text")
+            check(
+                isinstance(text, str) and bool(text),
+                f"the {key} of source {number} is {text!r}, not a text; put it in quotes as it stands there",
+            )
         weight = entry.get("weight", 1.0)
         check(
-            isinstance(weight, (int, float)) and 0 < weight < 1e9,
+            isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < 1e9,
             f"the weight of source {number} must be positive",
         )
         folder = path.parent / entry["path"]
-        name = str(entry.get("name", folder.name))
+        check(
+            folder.suffix.lower() not in MIXTURE_SUFFIXES or folder.is_dir(),
+            f"source {number} is {entry['path']}: a mixture holds folders of data sets and no other mixtures",
+        )
+        name = entry.get("name", folder.name)
         bad = not name or any(letter in "./" or ord(letter) < 32 for letter in name)
         check(not bad, f"{name!r} cannot stand in front of shape ids; give source {number} a `name`")
         check(name not in [other.name for other in entries], f"two sources are {name!r}; give one a `name`")
@@ -86,7 +98,8 @@ def read_mixture(path: Path) -> tuple[list[MixtureEntry], int | None]:
     check(bool(entries), "lists no `sources`")
     resolution = value.get("resolution")
     check(
-        resolution is None or (isinstance(resolution, int) and resolution > 0),
+        resolution is None
+        or (isinstance(resolution, int) and not isinstance(resolution, bool) and resolution > 0),
         "`resolution` must be a number",
     )
     return entries, resolution

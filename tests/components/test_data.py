@@ -17,7 +17,13 @@ from get3d_model.data.parts import Shard
 from pipelines.cli import main
 from tests.components.render_fakes import make_fake_renderer
 from tests.components.render_helpers import render_in_process, save_fan
-from tests.get3d_model.data.synthetic import SHAPES, make_shapes, write_published_dataset, write_shard_dataset
+from tests.get3d_model.data.synthetic import (
+    SHAPES,
+    make_shapes,
+    make_views,
+    write_published_dataset,
+    write_shard_dataset,
+)
 
 PIXELS = PixelSettings(views=2, resolution=16, supersample=1)
 
@@ -187,6 +193,37 @@ def test_converting_gives_what_rendering_would_have(tmp_path, in_process, capsys
         assert main(line) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "published"]) == 2
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_published_layout_keeps_groups_and_classes(tmp_path, in_process, capsys):
+    """Near-duplicates are weighted and shapes have their classes, whichever layout they were rendered in."""
+    for number in range(6):
+        save_fan(tmp_path / f"meshes/fan{number}.glb", number)
+    for kind, texts in (("label", "xxyyyx"), ("group", "aaaabc")):
+        lines = (f"fan{number},{text}\n" for number, text in enumerate(texts))
+        (tmp_path / f"{kind}.csv").write_text(f"name,{kind}\n" + "".join(lines))
+    tables = {kind: tmp_path / f"{kind}.csv" for kind in ("label", "group")}
+    for layout in ("shards", "published"):
+        options = RenderOptions(
+            tmp_path / "meshes", tmp_path / layout, PIXELS, layout=layout, tables=tables, val_fraction=0
+        )
+        render_dataset(options, make_fake_renderer, "fake-1")
+    shards, published = (RenderedDataset(tmp_path / layout) for layout in ("shards", "published"))
+    assert shards.class_names == published.class_names == ["x", "y"]
+    np.testing.assert_array_equal(published.classes_N, shards.classes_N)
+    np.testing.assert_allclose(published.weights_N(True), shards.weights_N(True))
+    views = PIXELS.views
+    np.testing.assert_allclose(published.weights_N(True).reshape(6, views)[:, 0], [0.25] * 4 + [1, 1])
+
+
+def test_a_mixture_is_not_converted(tmp_path, capsys):
+    for name, resolution in (("a", 32), ("b", 16)):
+        write_shard_dataset(tmp_path / name, {name: make_views(name, resolution=resolution)})
+    (tmp_path / "mix.yaml").write_text("sources: [{path: a}, {path: b}]")
+    for layout in ("shards", "published"):
+        assert main(["data", "convert", str(tmp_path / "mix.yaml"), str(tmp_path / "c"), "--to", layout]) == 2
+        assert "is a mixture; convert its data sets" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
