@@ -20,7 +20,7 @@ MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 
 @dataclass(frozen=True)
 class MeshFile:
-    """A mesh to be rendered. relative: its path below the mesh folder, with forward slashes.
+    """A mesh to be rendered. relative: its path below the mesh folder, with forward slashes, as text.
 
     label: its class where the folders are ShapeNet's, which name a synset.
     """
@@ -43,17 +43,24 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     """All mesh files below `folder`, sorted by shape id; hidden files and folders are skipped.
 
     The shape id is the relative path without its suffix, '/' replaced by '-'; so is '.', because WebDataset
-    ends a sample's key at the first dot. In ShapeNet's layout it is the model id. Raises InputError for a
-    missing folder, one without meshes, and two files with the same id.
+    ends a sample's key at the first dot. In ShapeNet's layout it is the model id. Links are followed, but not to a
+    folder that they lie in. Raises InputError for a folder that is missing or cannot be read, one without meshes, and
+    two files with the same id.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
             f"the mesh folder {folder} does not exist; check the path or run `get3d synth` first"
         )
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); give access or remove it")
+
     candidates: list[MeshFile] = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(root, name))
+        )
         for name in sorted(files):
             path = Path(root) / name
             if not name.startswith(".") and path.suffix.lower() in MESH_SUFFIXES:
@@ -75,8 +82,14 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     return [found[shape_id] for shape_id in sorted(found)]
 
 
+def _leads_back(folder: Path) -> bool:
+    """Whether this is a link to a folder that it lies in, in which every mesh would be found again and again."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def _named(folder: Path, path: Path) -> MeshFile:
-    relative = path.relative_to(folder).as_posix()
+    # Bytes that are no UTF-8 (names out of old archives) could not be written into lists and tars.
+    relative = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
     names = shapenet_names(folder, relative)
     if names is None:
         return MeshFile(_shape_id(relative), path, relative)

@@ -18,7 +18,7 @@ def read_split_file(path: Path) -> list[str]:
     Raises InputError when the file is missing, empty, or lists an id twice.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"split file {path} cannot be read ({error}); give a text file with one shape id per line"

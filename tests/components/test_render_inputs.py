@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,40 @@ def test_no_meshes(tmp_path):
         find_meshes(tmp_path / "absent")
     with pytest.raises(InputError, match=r"holds no .glb, .gltf, .obj, .ply file"):
         find_meshes(_touch(tmp_path, "a.stl"))
+
+
+def test_links_are_followed_once(tmp_path):
+    meshes = _touch(tmp_path / "meshes", "a.glb", "sub/b.glb")
+    _touch(tmp_path / "elsewhere", "c.glb")
+    (meshes / "here").symlink_to(".")
+    (meshes / "sub/up").symlink_to("../..")
+    (meshes / "other").symlink_to(tmp_path / "elsewhere")
+    (meshes / "again").symlink_to("sub")
+    found = [mesh.relative for mesh in find_meshes(meshes)]
+    assert found == ["a.glb", "again/b.glb", "other/c.glb", "sub/b.glb"]
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.glb"))
+    path.write_text("x")
+    (mesh,) = find_meshes(tmp_path)
+    assert mesh == MeshFile("caf\\xe9", path, "caf\\xe9.glb")
+    assert inspect_meshes([mesh], tmp_path)[mesh.shape_id].sha256 == sha256_file(path)
+    assert split_shapes([mesh], [mesh], {}, 0.1, 0).lists["train"] == [mesh.shape_id]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    _touch(tmp_path, "a.glb", "shut/b.glb")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may read everything
+    with pytest.raises(InputError, match=r"shut cannot be read \(Permission denied\); give access"):
+        find_meshes(tmp_path)
 
 
 def test_the_hash_covers_the_files_a_mesh_names(tmp_path):

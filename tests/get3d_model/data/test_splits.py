@@ -7,6 +7,8 @@ from get3d_model.errors import InputError
 def test_split_file(tmp_path):
     (tmp_path / "t.txt").write_text("# cars\na\n\n  b \nc\n")
     assert read_split_file(tmp_path / "t.txt") == ["a", "b", "c"]
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")  # as Windows writes it
+    assert read_split_file(tmp_path / "t.txt") == ["a", "b"]
 
 
 @pytest.mark.parametrize(
