@@ -63,6 +63,12 @@ def geometry_section(
     )
     if len(samples):
         section.metrics.update(set_metrics(references, samples, settings, bootstrap, device, "samples"))
+        for name in (f"{kind}_1nna" for kind in settings.distances):
+            if name not in section.metrics:
+                section.unavailable[name] = (
+                    "a nearest neighbour needs two held-out shapes and two samples with a surface, there are "
+                    f"{len(references)} and {len(samples)}"
+                )
     else:
         # Nothing is covered by nothing; distances to nothing there are none.
         none = ["jsd"]
@@ -92,9 +98,12 @@ def set_metrics(
 ) -> dict[str, Interval]:
     """COV, MMD and 1-NNA by every distance asked for, and JSD, with intervals."""
     found: dict[str, Interval] = {}
-    # 1-NNA compares sets of one size.
+    # 1-NNA compares sets of one size; a seeded choice, because shapes of a data set lie in the order of their names,
+    # and those with like names are alike.
     size = min(len(references), len(others))
-    equal = [s[np.arange(size)] for s in (references, others)]
+    random = np.random.default_rng(settings.seed)
+    places = [np.sort(random.permutation(len(s))[:size]) for s in (references, others)]
+    equal = [s[place] for s, place in zip((references, others), places, strict=True)]
     for kind in settings.distances:
         distances, factor, suffix = DISTANCES[kind]
         between_RS = distances(references, others, device, f"{kind} {label}")
@@ -104,7 +113,7 @@ def set_metrics(
         if size >= 2:
             within = [distances(s, s, device, f"{kind} within {label}") for s in equal]
             found[f"{kind}_1nna"] = one_nna_interval(
-                within[0], between_RS[:size, :size], within[1], bootstrap
+                within[0], between_RS[np.ix_(*places)], within[1], bootstrap
             )
     cells = [occupied_cells(s.points_SP3, HALF_EXTENTS[settings.normalize]) for s in (references, others)]
     found["jsd"] = divergence_interval(*cells, bootstrap)
