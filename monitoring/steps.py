@@ -156,6 +156,7 @@ def _send(name: str, grouping: dict[str, str], build: Callable[[], object]) -> N
         if os.environ.get(FOLDER):
             _file(name).parent.mkdir(parents=True, exist_ok=True)
             write_to_textfile(str(_file(name)), registry)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # whatever the gateway answers with, the step has done its work
         where = os.environ.get(PUSHGATEWAY) or os.environ.get(FOLDER)
-        print(f"metrics were not reported to {where}: {error}", file=sys.stderr, flush=True)
+        why = " ".join(str(error).split()) or type(error).__name__
+        print(f"metrics were not reported to {where}: {why}", file=sys.stderr, flush=True)

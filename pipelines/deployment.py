@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from serving.connection import Connection
 
 TIMEOUT_S = 10.0
 MIN_FREE_SHARE = 0.1
+NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
+"""Nobody there, no address, or no HTTP."""
 RULES = Path(__file__).parent.parent / "monitoring" / "prometheus" / "rules.yml"
 
 
@@ -125,7 +128,7 @@ def metrics_of(url: str, replicas: Replicas) -> Finding:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             text = answer.read().decode()
-    except (OSError, ValueError) as error:
+    except NO_ANSWER as error:
         return Finding("metrics", False, f"{url}: {_line(error)}; is --metrics-port open?")
     values = {
         line.split("{", 1)[0]: float(line.rsplit(" ", 1)[1])
@@ -152,7 +155,7 @@ def prometheus(url: str) -> Iterator[Finding]:
         managers = _api(url, "alertmanagers")["activeAlertmanagers"]
         alerts = _api(url, "alerts")["alerts"]
         builds = _api(url, "query?query=get3d_build_info")["result"]
-    except (OSError, ValueError, KeyError) as error:
+    except (*NO_ANSWER, KeyError, TypeError) as error:
         yield Finding("prometheus", False, f"{url} does not answer ({_line(error)}); start it: get3d monitor")
         return
     yield Finding("prometheus", True, f"{url}: version {build['version']}")

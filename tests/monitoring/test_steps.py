@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,6 +17,7 @@ from components.finish.main import finish
 from get3d_model.errors import InputError
 from monitoring import steps
 from pipelines import cli
+from tests.components.remote_servers import free_port, no_http
 
 Samples = dict[tuple[str, ...], float]
 
@@ -118,10 +118,18 @@ def test_a_gateway_that_is_away_is_one_line(
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def test_a_gateway_that_is_something_else_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(steps.FOLDER, raising=False)
+    with no_http() as address:
+        for url in (address, f"http://{address}x"):
+            monkeypatch.setenv(steps.PUSHGATEWAY, url)
+            with one_line_errors("render"):
+                pass
+            steps.report_gate(False)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("metrics were not reported to ") for line in lines)
 
 
 @pytest.fixture

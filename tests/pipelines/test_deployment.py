@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.deployment import Replicas
-from tests.components.remote_servers import free_port
+from tests.components.remote_servers import free_port, no_http
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -35,6 +35,14 @@ def test_what_is_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     said = [line for line in output.splitlines() if line.startswith("BAD")]
     assert [line.split()[1] for line in said] == ["server", "metrics", "prometheus", "disk"]
     assert "get3d serve" in said[0] and "get3d monitor" in said[2] and "no such folder" in said[3]
+
+
+@pytest.mark.parametrize("option", ["--metrics", "--prometheus"])
+def test_a_port_that_speaks_something_else(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_http() as address:
+        for url in (f"http://{address}/metrics", f"http://{address}x"):
+            assert cli.main(["doctor", option, url]) == 2
+            assert lines(capsys)[option.removeprefix("--")].startswith(f"BAD {url}")
 
 
 def test_metrics_of_another_program(capsys: pytest.CaptureFixture[str]) -> None:
