@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
+import fcntl
 import json
+import re
 import shutil
 import signal
 import socket
@@ -40,6 +43,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_TARGET = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Monitor:
 
     folder: for their data. interval_s: between two scrapes and evaluations; None: as configured.
     for_s: instead of the rules' own `for`, for tests and demonstrations. webhook: where alerts go; None: here.
-    Raises InputError for missing programs and ports in use.
+    Raises InputError for missing programs, ports and folders in use, and targets that are no HOST:PORT.
     """
 
     folder: Path
@@ -83,8 +87,8 @@ class Monitor:
     def __enter__(self) -> Monitor:
         programs = {name: _program(name) for name in PROGRAMS}
         self.ports = _free_ports(self.ports)
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self._stack.enter_context(_locked(self.folder))
             if self.webhook is None:
                 self._stack.enter_context(_receiver(self.ports.webhook, self.alerts))
             self._write_configuration()
@@ -139,6 +143,10 @@ class Monitor:
         """Replaces what is scraped, by the names of `Targets`; Prometheus reads it by itself."""
         for name, text in targets.items():
             listed = [target.strip() for target in text.split(",") if target.strip()]
+            for target in listed:
+                # Prometheus would only say so in its log.
+                if not _TARGET.fullmatch(target):
+                    raise InputError(f"--{name} takes HOST:PORT, several with commas, not {target!r}")
             path = self.folder / "targets" / f"{name}.yml"
             path.parent.mkdir(exist_ok=True)
             write_bytes_atomic(path, yaml.safe_dump([{"targets": listed}]).encode())
@@ -199,8 +207,32 @@ def _program(name: str) -> str:
     )
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps others out of it: they would change what is scraped, and write the same data.
+
+    Raises InputError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"{folder} is no folder, and a file is in its place; choose another --folder"
+        ) from None
+    with open(folder / "lock", "wb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems have no locks; there the user has to take care.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InputError(
+                    f"another get3d monitor uses {folder}; stop it, or choose another --folder"
+                ) from None
+        yield
+
+
 def _free_ports(wanted: Ports) -> Ports:
-    """Fills in free ones. Raises InputError for one in use."""
+    """Fills in free ones. Raises InputError for one in use, or wanted twice."""
     chosen, sockets = {}, []
     try:
         for item in fields(Ports):
@@ -215,7 +247,9 @@ def _free_ports(wanted: Ports) -> Ports:
                     f"cannot listen on 127.0.0.1:{port} ({error}); stop what is there, or choose another "
                     f"--{item.name}-port"
                 ) from None
-            chosen[item.name] = listener.getsockname()[1]
+            if (number := listener.getsockname()[1]) in chosen.values():
+                raise InputError(f"--{item.name}-port: {port} is another one's; each needs a port of its own")
+            chosen[item.name] = number
     finally:
         for listener in sockets:
             listener.close()

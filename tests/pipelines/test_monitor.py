@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import socket
@@ -13,6 +14,10 @@ import yaml
 
 from pipelines import cli, monitor
 from tests.components.remote_servers import free_port
+
+ANY_PORTS = [
+    w for n in ("prometheus", "alertmanager", "pushgateway", "webhook") for w in (f"--{n}-port", "0")
+]
 
 
 def test_programs_that_are_not_installed(
@@ -41,17 +46,55 @@ def test_a_server_that_ends_at_once_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, *rest, **more: "/bin/false")
-    ports = [
-        word
-        for name in ("prometheus", "alertmanager", "pushgateway", "webhook")
-        for word in (f"--{name}-port", "0")
-    ]
-    arguments = ["--folder", str(tmp_path), "--serving", "a:1, b:2", "--probe", "", *ports]
+    arguments = ["--folder", str(tmp_path), "--serving", "a:1, b:2", "--probe", "", *ANY_PORTS]
     assert cli.main(["monitor", *arguments]) == 2
     assert " has ended (exit code 1)" in capsys.readouterr().err
     (targets,) = yaml.safe_load((tmp_path / "targets" / "serving.yml").read_text())
     assert targets == {"targets": ["a:1", "b:2"]}
     assert yaml.safe_load((tmp_path / "targets" / "probe.yml").read_text()) == [{"targets": []}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--serving", "http://a:8002/metrics"],
+            "--serving takes HOST:PORT, several with commas, not 'http://a",
+        ),
+        (["--training", "a:1,b"], "--training takes HOST:PORT, several with commas, not 'b'"),
+        (["--prometheus-port", "3", "--alertmanager-port", "3"], "each needs a port of its own"),
+        (["--folder", "FILE"], "is no folder, and a file is in its place"),
+        (["--folder", "FILE/below"], "is no folder, and a file is in its place"),
+    ],
+)
+def test_what_would_not_be_scraped_is_said(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, *rest, **more: "/bin/false")
+    (tmp_path / "FILE").touch()
+    number = str(free_port())
+    given = [str(tmp_path / word) if word.startswith("FILE") else word.replace("3", number) for word in words]
+    assert cli.main(["monitor", "--folder", str(tmp_path / "m"), *ANY_PORTS, *given]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_a_folder_belongs_to_one_monitor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second would change what the first scrapes, and write the same data."""
+    monkeypatch.setattr(shutil, "which", lambda name, *rest, **more: "/bin/false")
+    with open(tmp_path / "lock", "wb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert cli.main(["monitor", "--folder", str(tmp_path), *ANY_PORTS]) == 2
+    assert f"another get3d monitor uses {tmp_path}; stop it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert cli.main(["monitor", "--folder", str(tmp_path), *ANY_PORTS]) == 2
+    assert " has ended (exit code 1)" in capsys.readouterr().err
 
 
 def test_alerts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
