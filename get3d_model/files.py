@@ -79,6 +79,20 @@ def clear_disk_errors(folder: Path, advice: str) -> Iterator[None]:
         ) from error
 
 
+def check_output_folder(folder: Path, option: str = "--out") -> None:
+    """For commands that compute for long before they write. Nothing is made here.
+
+    Raises InputError where `folder`, or what it would lie in, is no folder or cannot be written.
+    """
+    there = Path(folder)
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"{option} {folder}: {there} is no folder; choose another {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {folder}: {there} cannot be written; choose another {option}")
+
+
 def write_bytes_atomic(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

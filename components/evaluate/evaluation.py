@@ -14,7 +14,7 @@ from components.evaluate.catalogue import show
 from components.evaluate.distributions import Distribution, distribution_svg, plot_rows
 from components.evaluate.gate import Verdict
 from components.evaluate.geometry import geometry_section, quality_section, sample_facts
-from components.evaluate.images import Pictures, images_section
+from components.evaluate.images import Pictures, images_section, picture_network
 from components.evaluate.memory import Neighbors, memory_section, nearest_shapes, nearest_training_pictures
 from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import CONTROLS, Section, flat, full, merge
@@ -68,7 +68,7 @@ def evaluate(
     """Measures a checkpoint. cache: for the Inception weights and features.
 
     weights_sha256: of the Inception weights, if they are not the published ones.
-    Raises InputError for unusable input: see `held_out_shapes`, `sample_shapes`, `images_section`.
+    Raises InputError for unusable input: see `held_out_shapes`, `picture_network`, `draw_samples`.
     """
     bootstrap = Bootstrap(settings.bootstrap_resamples, settings.confidence, settings.seed)
     folder = MeshFolder(meshes, manifest)
@@ -76,6 +76,7 @@ def evaluate(
     references, unusable = held_out_shapes(reader, manifest, settings)
     count = settings.samples_per_reference * len(references)
     pictures = Pictures(sampler, data, manifest, settings)
+    network = picture_network(pictures, cache, weights_sha256)
     samples, empty = draw_samples(sampler, pictures.generated(), reader, count, settings)
     train, unusable_train = reader.read(manifest.splits.get("train") or [], "training meshes")
     facts = sample_facts(samples.qualities, list(samples.textured.values()))
@@ -83,7 +84,7 @@ def evaluate(
         _facts(
             sampler, manifest, settings, references, count, len(unusable) + len(unusable_train), len(empty)
         ),
-        images_section(pictures, cache, bootstrap, weights_sha256),
+        images_section(pictures, network, cache, bootstrap),
         geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
         quality_section(facts, len(samples.textured), references, train, bootstrap),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,29 +113,51 @@ def progress(batches: Iterable[np.ndarray], count: int, size: int, label: str) -
             bar.update(len(batch))
 
 
-def images_section(
-    pictures: Pictures, cache: Path, bootstrap: Bootstrap, sha256: str | None = None
-) -> Section:
+@dataclass(frozen=True)
+class Network:
+    """What gives the features of pictures: its file, that file's SHA-256, and itself."""
+
+    file: Path
+    sha256: str
+    features: InceptionFeatures
+
+
+def picture_network(pictures: Pictures, cache: Path, sha256: str | None = None) -> Network | None:
+    """The network of FID and KID, None without its weights. All that FID and KID could fail for is looked at here,
+    before anything that takes long.
+
+    sha256: what the weight file must have, if not that of the published one.
+    Raises InputError for a bad weight file and for too few pictures.
+    """
+    settings = pictures.settings
+    file = find_weights(settings.inception, sha256 or SHA256, cache)
+    if file is None:
+        return None
+    if settings.image_samples < settings.min_samples:
+        raise InputError(
+            f"evaluation.image_samples ({settings.image_samples}) is too small: at least {settings.min_samples} are "
+            "needed (evaluation.min_samples)"
+        )
+    held_out = len(pictures.chosen(settings.split, settings.image_samples))
+    if held_out < settings.min_samples:
+        raise InputError(
+            f"{held_out} held-out pictures are too few: at least {settings.min_samples} are needed "
+            "(evaluation.min_samples); render more views or hold out more shapes"
+        )
+    return Network(file, sha256_file(file), InceptionFeatures(file, pictures.sampler.device))
+
+
+def images_section(pictures: Pictures, network: Network | None, cache: Path, bootstrap: Bootstrap) -> Section:
     """FID and KID of both kinds with both controls; or, without the Inception weights, how to get them. Where
     torch-fidelity is installed, by it as well.
 
-    sha256: what the weight file must have, if not that of the published one; of another network the numbers have other
-    names, and FID and KID are unavailable.
-    Raises InputError for a bad weight file and for too few held-out pictures.
+    Of another network than the published one the numbers have other names, and FID and KID are unavailable.
     """
     settings, sampler = pictures.settings, pictures.sampler
-    weights = find_weights(settings.inception, sha256 or SHA256, cache)
-    if weights is None:
+    if network is None:
         why = f"unavailable: {how_to_get(cache)}"
         return Section(unavailable=dict.fromkeys(NAMES, why))
     count = settings.image_samples
-    if count < settings.min_samples:
-        raise InputError(
-            f"evaluation.image_samples ({count}) is too small: at least {settings.min_samples} are needed "
-            "(evaluation.min_samples)"
-        )
-    network = InceptionFeatures(weights, sampler.device)
-    weights_sha256 = sha256_file(weights)
 
     def real_features(split: str, limit: int) -> np.ndarray:
         items = pictures.chosen(split, limit)
@@ -145,18 +167,13 @@ def images_section(
             "items": sha256_json(items.tolist()),
             "resolution": pictures.resolution,
             "background": pictures.background,
-            "weights": weights_sha256,
+            "weights": network.sha256,
         }
         return cached_features(
-            cache, key, lambda: extract(network, pictures.real(split, items, f"{split} pictures"))
+            cache, key, lambda: extract(network.features, pictures.real(split, items, f"{split} pictures"))
         )[0]
 
     reference = real_features(settings.split, count)
-    if len(reference) < settings.min_samples:
-        raise InputError(
-            f"{len(reference)} held-out pictures are too few: at least {settings.min_samples} are needed "
-            "(evaluation.min_samples); render more views or hold out more shapes"
-        )
     generated, size = pictures.generated(), batch_size(pictures.resolution)
     few = Bootstrap(settings.fid_resamples, bootstrap.confidence, bootstrap.seed)
 
@@ -172,14 +189,14 @@ def images_section(
             **pictures.describe(),
             "image_samples": count,
             "image_references": len(reference),
-            "inception_sha256": weights_sha256,
+            "inception_sha256": network.sha256,
             "kid_subsets": SUBSETS,
             "kid_subset_size": min(SUBSET_SIZE, count, len(reference)),
         },
         facts={"image_samples": count, "image_references": len(reference)},
     )
     why_alone = missing_requirement()
-    other = TorchFidelity(weights, sampler.device) if why_alone is None else None
+    other = TorchFidelity(network.file, sampler.device) if why_alone is None else None
     if other is not None:
         items = pictures.chosen(settings.split, count)
         other_reference = other.features(
@@ -188,7 +205,7 @@ def images_section(
     for kind, images in (("ori", generated.feature_images), ("3d", generated.mesh_images)):
         names = (f"fid_{kind}", f"kid_{kind}_x1000")
         drawn, seen = progress(images(count), count, size, f"{kind} pictures"), []
-        features = extract(network, drawn if other is None else other.watch(drawn, seen))
+        features = extract(network.features, drawn if other is None else other.watch(drawn, seen))
         section.metrics.update(zip(names, measure(reference, features), strict=True))
         if other is None:
             section.second.update(dict.fromkeys(names, Opinion(str(why_alone))))
@@ -208,7 +225,7 @@ def images_section(
         # Real pictures are neither drawn by the generator nor renders of its meshes: one control for both kinds.
         names = (("fid_ori", "kid_ori_x1000"), ("fid_3d", "kid_3d_x1000"))
         section.controls[control] = {n: value for pair in names for n, value in zip(pair, found, strict=True)}
-    return section if weights_sha256 == SHA256 else _of_another_network(section, cache)
+    return section if network.sha256 == SHA256 else _of_another_network(section, cache)
 
 
 def _of_another_network(section: Section, cache: Path) -> Section:

@@ -65,9 +65,11 @@ def run(args: argparse.Namespace) -> None:
     from components.render.archive import mesh_folder
     from get3d_model.config import load_config
     from get3d_model.data.manifest import read_manifest
+    from get3d_model.files import check_output_folder
     from get3d_model.inference import Sampler
     from get3d_model.metrics.inception import cache_dir
 
+    check_output_folder(args.out)
     settings = load_config(args.config).evaluation if args.config else None
     production = read_production(args.production) if args.production else None
     data = local_folder(args.data)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from components.metrics.settings import MetricsSettings
     from components.metrics.shapes import measure_folder
     from components.render.archive import mesh_folder
-    from get3d_model.files import clear_disk_errors, write_json_atomic
+    from get3d_model.files import check_output_folder, clear_disk_errors, write_json_atomic
     from get3d_model.metrics.inception import cache_dir
 
     settings = MetricsSettings(
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         resamples=args.resamples, confidence=args.confidence, quality=not args.no_quality,
     )  # fmt: skip
     device = _device(args.device)
+    if args.out is not None:
+        check_output_folder(args.out)
     cache = FeatureCache(None if args.no_cache else args.cache or cache_dir() / "shapes")
     with mesh_folder(args.generated) as generated_dir, mesh_folder(args.reference) as reference_dir:
         reference = measure_folder(reference_dir, settings, cache, device, "reference", settings.quality)

@@ -200,7 +200,11 @@ def test_another_network_has_names_of_its_own(measure, tmp_path: Path) -> None:
     assert decide(section, [Threshold("other_network_fid_ori", max=1e9)], None).decision == "promote"
 
 
-def test_pictures_must_be_enough_and_large_enough(measure, tmp_path: Path) -> None:
+def test_pictures_must_be_enough_and_large_enough(
+    measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is sampled, which takes long."""
+    monkeypatch.setattr("components.evaluate.evaluation.draw_samples", lambda *_: pytest.fail("sampled"))
     network = str(tmp_path / "network.pt")
     with pytest.raises(InputError, match=r"6 held-out pictures are too few: at least 7 .*min_samples"):
         measure(inception=network, samples_per_reference=4, min_samples=7)
@@ -355,6 +359,7 @@ def test_bad_input_is_named(checkpoint: Path, tiny_data: Path, meshes: Path, tmp
         ((checkpoint, tiny_data, meshes), ["--config", str(unknown)], "fid3d; did you mean fid_3d"),
         ((checkpoint, tiny_data, meshes), ["--config", str(few)], "2 samples are too few: at least 3"),
         ((checkpoint, tiny_data, meshes), ["--device", "gpu"], "--device gpu"),
+        ((checkpoint, tiny_data, meshes), ["--out", str(params)], "params.yaml is no folder"),
     ):
         assert cli.main(["evaluate", *arguments(*values, tmp_path / "out"), *options]) == 2, expected
         message = capsys.readouterr().err

@@ -207,6 +207,7 @@ def test_bad_folders(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.
             "has 0 usable meshes of 3; at least 2 are needed (--minimum); the first of 3 excluded: a.glb",
         ),
         ((*folders, "--cache", a_file), "is no folder; name another"),
+        ((*folders, "--out", a_file), f"--out {a_file}: {a_file} is no folder; choose another --out"),
     ):
         assert run(*arguments, "--points", 16, "--resamples", 5) == 2
         error = capsys.readouterr().err

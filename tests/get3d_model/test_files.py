@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from get3d_model.errors import InputError
 from get3d_model.files import (
     atomic_directory,
     atomic_path,
+    check_output_folder,
     sha256_file,
     sha256_json,
     write_bytes_atomic,
@@ -64,3 +66,22 @@ def test_hashes(tmp_path: Path) -> None:
     write_bytes_atomic(tmp_path / "file", b"abc" * 100_000)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 1, "b": 3})
+
+
+def test_an_output_folder_that_cannot_be_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, dangling = tmp_path / "file", tmp_path / "dangling"
+    file.write_text("x")
+    dangling.symlink_to(tmp_path / "nothing")
+    for good in (tmp_path, tmp_path / "new" / "er", Path("new"), Path(".")):
+        check_output_folder(good)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling"}, "nothing is made"
+    for bad, culprit in ((file, file), (file / "below", file), (dangling, dangling)):
+        with pytest.raises(InputError, match=f"--to {bad}: {culprit} is no folder; choose another --to"):
+            check_output_folder(bad, "--to")
+    # As for a user without access; the tests may be run by one who has it everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be written"):
+        check_output_folder(tmp_path / "new")
