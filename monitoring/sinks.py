@@ -141,12 +141,19 @@ class TrainingMetrics(Collector):
 
 
 class TextfileSink:
-    """Writes each record as a `.prom` file for the node exporter's textfile collector, atomically."""
+    """Writes each record as a `.prom` file for the node exporter's textfile collector, atomically.
+
+    Raises InputError for another ending, and OSError where it cannot write at first. Later that is one line, and no
+    training's fault.
+    """
 
     def __init__(self, path: Path, metrics: TrainingMetrics) -> None:
+        if path.suffix != ".prom":
+            raise InputError(f"{path}: the node exporter reads no other files than *.prom; name one")
         self._path, self._metrics = path, metrics
+        self._failing = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.write()
+        self._write()
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """After the metrics' own `record`."""
@@ -154,6 +161,19 @@ class TextfileSink:
         self.write()
 
     def write(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            if not self._failing:
+                print(
+                    f"metrics are not written to {self._path}: {error.strerror}; the training goes on",
+                    flush=True,
+                )
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _write(self) -> None:
         write_to_textfile(str(self._path), self._metrics.registry)
 
 

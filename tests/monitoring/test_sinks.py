@@ -1,5 +1,6 @@
 """Sinks, read back by Prometheus' own parser, over HTTP where they serve it."""
 
+import shutil
 import threading
 import time
 import urllib.request
@@ -43,6 +44,27 @@ def test_records_become_gauges_and_the_last_one_stays(tmp_path):
     assert value(samples, "images_total") == 8 and value(samples, "world_size") == 2
     assert not any("something" in name for name, *_ in samples)
     assert [p.name for p in path.parent.iterdir()] == ["training.prom"], "no temporary file is left"
+
+
+def test_a_textfile_that_cannot_be_written_any_more_is_one_line(tmp_path, capsys):
+    """At the start it is the user's mistake; later, no reason to end a training."""
+    path = tmp_path / "metrics" / "training.prom"
+    metrics = TrainingMetrics(FACTS)
+    with pytest.raises(
+        InputError, match=r"training\.txt: the node exporter reads no other files than \*\.prom"
+    ):
+        TextfileSink(path.with_suffix(".txt"), metrics)
+    with pytest.raises(OSError):
+        TextfileSink(tmp_path / ("x" * 300) / "y.prom", metrics)
+    sink = TextfileSink(path, metrics)
+    shutil.rmtree(path.parent)
+    for step in (1, 2):
+        sink.record(step, {})
+    path.parent.mkdir()
+    sink.record(3, {})
+    assert path.is_file()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"metrics are not written to {path}: No such file or directory; the training goes on"]
 
 
 def test_counters_begin_at_zero_and_do_not_fall(tmp_path):
