@@ -1,13 +1,13 @@
 """Data sets in object stores, by fsspec: `s3://bucket/set`, `gs://...`, `file:///...`; the driver has to be installed.
 
 The manifest goes away first and comes last, as on a disk: a data set that is being written has none. Files
-whose hash is in the manifests of both sides are not transferred again.
+whose hash is in the manifests of both sides are not transferred again, nor those that a stopped push has recorded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +16,8 @@ from get3d_model.data.manifest import MANIFEST_NAME
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_path, remove_temporaries, sha256_file
 
+# What a push has transferred so far, hashes by name; gone when the manifest is there.
+_RECORD_NAME = ".pushed.json"
 _STORE_LIBRARIES = (
     "botocore",
     "aiobotocore",
@@ -33,7 +35,8 @@ def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: N
     """Copies the finished data set (or part of one) in `folder` to `url`; returns how many files were transferred.
 
     Tars that are at `url` and not in the data set are removed. on_file: called after every file.
-    Raises InputError for an unfinished data set, a scheme without driver, and trouble with the store.
+    Raises InputError for an unfinished data set, a file that is not as its manifest says, a scheme without driver, and
+    trouble with the store.
     """
     folder = Path(folder).absolute()
     if not (folder / MANIFEST_NAME).is_file():
@@ -50,14 +53,27 @@ def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: N
             raise InputError(
                 f"{folder} is not in shards; `get3d data convert --to shards` makes files for a store"
             )
-        theirs = _hashes(there, lambda name: store.cat_file(f"{root}/{name}"))
-        same = {name for name in names if name in ours and ours[name] == theirs.get(name) and name in there}
+        theirs = _recorded(store, root) | _hashes(there, lambda name: store.cat_file(f"{root}/{name}"))
+        same = {
+            name
+            for name in names
+            if name in ours
+            and ours[name] == theirs.get(name)
+            and there.get(name) == (folder / name).stat().st_size
+        }
         stale = {name for name in there if name.endswith(".tar") and name not in names}
         wanted = [name for name in names if name not in same]
-        if not stale and set(wanted) <= there and all(
+        if not stale and set(wanted) <= there.keys() and all(
             store.cat_file(f"{root}/{name}") == (folder / name).read_bytes() for name in wanted
         ):  # fmt: skip
             return 0
+        for name in wanted:
+            if name in ours and sha256_file(folder / name) != ours[name]:
+                raise InputError(
+                    f"{folder / name} is not the file that its manifest describes; fetch it or render it again"
+                )
+        done = {name: ours[name] for name in same}
+        _record(store, root, done)
         if MANIFEST_NAME in there:
             store.rm_file(f"{root}/{MANIFEST_NAME}")
         for name in sorted(stale):
@@ -65,7 +81,11 @@ def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: N
         for name in wanted:
             store.makedirs(str(PurePosixPath(f"{root}/{name}").parent), exist_ok=True)
             store.put_file(str(folder / name), f"{root}/{name}")
+            if name in ours:
+                done[name] = ours[name]
+                _record(store, root, done)
             on_file()
+        store.rm_file(f"{root}/{_RECORD_NAME}")
     return len(wanted)
 
 
@@ -99,7 +119,7 @@ def pull_dataset(url: str, folder: Path, on_file: Callable[[], None] = lambda: N
                 store.get_file(f"{root}/{name}", str(temporary))
                 if name in hashes and sha256_file(temporary) != hashes[name]:
                     raise InputError(
-                        f"{url}/{name} is not the file that its manifest describes; push it again"
+                        f"{url}/{name} is not the file that its manifest describes; remove it there and push it again"
                     )
             on_file()
     return len(wanted)
@@ -128,16 +148,31 @@ def is_store_error(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _STORE_LIBRARIES
 
 
-def _list(store: Any, root: str) -> set[str]:
+def _list(store: Any, root: str) -> dict[str, int]:
+    """The bytes of every file by its name."""
     if not store.exists(root):
-        return set()
+        return {}
     store.invalidate_cache()
-    names = {path.removeprefix(root).lstrip("/") for path in store.find(root)}
-    for name in names:
+    found = store.find(root, detail=True).items()
+    sizes = {path.removeprefix(root).lstrip("/"): int(info.get("size") or 0) for path, info in found}
+    for name in sizes:
         # A key may be anything, and it becomes the name of a file here.
         if ".." in PurePosixPath(name).parts:
             raise InputError(f"the store holds {name!r}, which is no file of a data set; remove it")
-    return names
+    return {name: size for name, size in sizes.items() if PurePosixPath(name).name != _RECORD_NAME}
+
+
+def _recorded(store: Any, root: str) -> dict[str, str]:
+    """What a stopped push had transferred."""
+    try:
+        return dict(json.loads(store.cat_file(f"{root}/{_RECORD_NAME}")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _record(store: Any, root: str, done: Mapping[str, str]) -> None:
+    store.makedirs(root, exist_ok=True)
+    store.pipe_file(f"{root}/{_RECORD_NAME}", json.dumps(done, sort_keys=True).encode())
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

@@ -54,10 +54,13 @@ def test_the_manifest_comes_last_and_a_stopped_push_continues(shards, url, tmp_p
     assert not store.exists(f"{root}/manifest.json")
     with pytest.raises(InputError, match="no finished data set"):
         pull_dataset(url, tmp_path / "back")
+    before = list(order)
     push_dataset(shards, url)
     assert order[-1] == "manifest.json"
+    assert before[-1] == "000002.tar" and not set(order[len(before) :]) & set(before[:-1])
     pull_dataset(url, tmp_path / "back")
     assert _files(tmp_path / "back") == _files(shards)
+    assert push_dataset(shards, url) == 0
 
 
 def test_another_data_set_replaces_one_and_damage_is_found(shards, url, tmp_path):
@@ -72,6 +75,24 @@ def test_another_data_set_replaces_one_and_damage_is_found(shards, url, tmp_path
     with pytest.raises(InputError, match=r"000000.tar is not the file that its manifest describes"):
         pull_dataset(url, tmp_path / "back")
     assert not (tmp_path / "back/manifest.json").exists()
+    assert push_dataset(shards, url) > 0  # its size tells that it is another one
+    pull_dataset(url, tmp_path / "back")
+    assert _files(tmp_path / "back") == _files(shards)
+
+
+def test_damage_is_not_pushed(shards, url, tmp_path):
+    push_dataset(shards, url)
+    path, index = shards / "shards/000001.tar", shards / "index.npy"
+    sound = path.read_bytes()
+    path.write_bytes(sound + bytes(512))
+    with pytest.raises(InputError, match=r"000001.tar is not the file that its manifest describes"):
+        push_dataset(shards, url)
+    path.write_bytes(sound)
+    index.write_bytes(b"")
+    with pytest.raises(InputError, match=r"index.npy is not the file that its manifest describes"):
+        push_dataset(shards, url)
+    pull_dataset(url, tmp_path / "back")  # what was there is untouched
+    assert (tmp_path / "back/shards/000001.tar").read_bytes() == sound
 
 
 def test_loose_files_are_not_for_a_store(shards, published, tmp_path):
