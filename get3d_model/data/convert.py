@@ -28,7 +28,7 @@ from get3d_model.data.shards import (
     shapes_per_shard,
 )
 from get3d_model.data.splits import read_split_files
-from get3d_model.data.verify import open_any
+from get3d_model.data.verify import open_any, sound_file
 from get3d_model.errors import InputError
 from get3d_model.files import atomic_directory, write_bytes_atomic
 
@@ -50,7 +50,7 @@ def convert_dataset(
 
     category: folder below img/ of all shapes; None: one folder for every class. shard_shapes: shapes in a tar; None:
     as many as make a file of a good size. on_shape: called after every shape. One shape is in memory at a time.
-    `out` appears when it is complete. Raises InputError when it holds something, or `source_dir` no data set.
+    `out` appears when it is complete. Raises InputError when it holds something, or `source_dir` no data set or damage.
     """
     source_dir, out = Path(source_dir).absolute(), Path(out).absolute()
     if to not in TARGETS:
@@ -81,6 +81,10 @@ def _to_shards(
     source: SampleSource, out: Path, shard_shapes: int | None, on_shape: Callable[[], None]
 ) -> Manifest:
     known = _known_manifest(source)
+    if isinstance(source, ShardSource):
+        # Else damage would get a hash that vouches for it.
+        for stored in known.shards:
+            sound_file(source.path, stored)
     table, settings = source.table, dict(known.settings) if known else {}
     radius = settings.get("radius", PUBLISHED_ORBIT.radius)
     fov_deg = settings.get("fov_deg", round(PUBLISHED_ORBIT.field_of_view_deg, 6))
@@ -137,7 +141,7 @@ def _to_published(
     for shape_id, label in zip(source.table.shape_ids, source.table.labels, strict=True):
         folders[shape_id] = category or label
     for stored in known.shards:
-        for shape_id, piece in read_pieces(source.path / stored.file):
+        for shape_id, piece in read_pieces(sound_file(source.path, stored)):
             views = decode_piece(piece)
             write_published_files(
                 out,

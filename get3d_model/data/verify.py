@@ -98,7 +98,7 @@ def _verify_shards(
     for number, stored in enumerate(manifest.shards):
         members: list[Member] = []
         try:
-            members = scan_tar(_sound_file(root, stored))
+            members = scan_tar(sound_file(root, stored))
         except InputError as error:
             yield str(error)
         for member in members:
@@ -141,7 +141,8 @@ def _verify_shards(
             )
 
 
-def _sound_file(root: Path, stored: ShardEntry) -> Path:
+def sound_file(root: Path, stored: ShardEntry) -> Path:
+    """Where a tar lies. Raises InputError when it is not what the manifest says, to the byte."""
     path = root / stored.file
     if not path.is_file():
         raise InputError(

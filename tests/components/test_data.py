@@ -217,6 +217,17 @@ def test_the_published_layout_keeps_groups_and_classes(tmp_path, in_process, cap
     np.testing.assert_allclose(published.weights_N(True).reshape(6, views)[:, 0], [0.25] * 4 + [1, 1])
 
 
+@pytest.mark.parametrize("layout", ["shards", "published"])
+def test_damage_is_not_converted(shards, tmp_path, capsys, layout):
+    path = shards / "shards/000001.tar"
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1  # in a picture
+    path.write_bytes(content)
+    assert main(["data", "convert", str(shards), str(tmp_path / "out"), "--to", layout]) == 2
+    assert "000001.tar does not have the sha256 in the manifest" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mixture_is_not_converted(tmp_path, capsys):
     for name, resolution in (("a", 32), ("b", 16)):
         write_shard_dataset(tmp_path / name, {name: make_views(name, resolution=resolution)})
