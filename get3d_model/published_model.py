@@ -19,10 +19,12 @@ from get3d_model.bundle import GRID_PREFIX
 from get3d_model.errors import InputError
 from get3d_model.networks.discriminator import CAMERA_ENCODING_DIM
 from get3d_model.networks.synthesis import block_channels, block_resolutions
+from get3d_model.networks.volume_field import RESOLUTIONS as VOLUME_RESOLUTIONS
 from get3d_model.ops.resample import low_pass_kernel
 
 DISCRIMINATOR_MAPPING_LAYERS = 8
 UNIFIED, SEPARATE = "synthesis.generator", "synthesis.geometry_synthesis_tex"
+VOLUMES = "synthesis.geometry_synthesis_sdf"
 FILTER = "resample_filter"
 # Layers whose published counterpart holds the low-pass filter, by the name of their weight. Two-dimensional
 # convolutions and every discriminator layer have it; heads, fully connected and 3-D layers have not.
@@ -92,7 +94,12 @@ def generator_settings(shapes: Mapping[str, tuple[int, ...]], what: str = "G_ema
         channels[resolution] = names.of(f"{backbone}.b{resolution}.conv1.weight", 4)[0]
     channel_base, channel_max = _channel_rule(channels, what)
     head = "torgb" if separate else "totex"
+    volumes: dict[str, int] = {}
+    if separate:
+        of_volumes = {r: names.of(f"{VOLUMES}.b{r}.conv1.weight", 5)[0] for r in VOLUME_RESOLUTIONS}
+        volumes["volume_channel_base"], volumes["volume_channel_max"] = _channel_rule(of_volumes, what)
     return {
+        **volumes,
         "generator": "separate" if separate else "unified",
         # Only FlexiCubes has weights to predict.
         "isosurface": "flexicubes" if any("mlp_synthesis_weight" in name for name in shapes) else "dmtet",

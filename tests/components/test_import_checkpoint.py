@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,9 +280,16 @@ def test_the_whole_way_in_another_process(tiny_data: Path, tmp_path: Path) -> No
         assert torch.equal(state[f"{GRID_PREFIX}vertices_N3"], same["G_ema"][f"{GRID_PREFIX}vertices_N3"])
 
 
-@pytest.mark.parametrize("kind", [{"isosurface": "flexicubes"}, {"generator": "separate"}])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"isosurface": "flexicubes"},
+        # Not the channels of the preset, which must be read off the shapes.
+        {"generator": "separate", "volume_channel_base": 64, "volume_channel_max": 8},
+    ],
+)
 def test_other_kinds_of_model(
-    kind: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = plain_config()
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kind))
