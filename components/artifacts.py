@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -33,6 +34,7 @@ WATCHED_PROCESS = "GET3D_PIPELINE_PROCESS"
 PICTURE_WIDTH = 720
 PLAN_FILE = "plan.json"
 GATE_FILE = "gate.json"
+_RUN_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 @contextlib.contextmanager
@@ -175,8 +177,18 @@ def resolve_init_from(path: str) -> Path:
     return here if here.is_absolute() or here.is_file() else Path(__file__).parent.parent / path
 
 
+def is_run_id(text: str) -> bool:
+    """Whether it can name a folder, a git branch and the value of a label."""
+    return bool(_RUN_ID.fullmatch(text)) and ".." not in text and not text.endswith(".lock")
+
+
 def run_folder(workspace: str | Path, run_id: str) -> Path:
-    """Where a run keeps its own records."""
+    """Where a run keeps its own records. Raises InputError for an id that would name another folder."""
+    if not is_run_id(run_id):
+        raise InputError(
+            f"run_id must be at most 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit,"
+            f" without '..' and without '.lock' at its end, not {run_id!r}"
+        )
     return Path(workspace) / "runs" / run_id
 
 

@@ -41,7 +41,6 @@ STEP_MODULES = {
     "export": ("components.export.main",),
 }
 _ADDRESS = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?:[0-9]{1,5}")
-_RUN_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def read_params(text: str) -> dict[str, Any]:
@@ -215,11 +214,7 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
     start = config.training.init_from
     if start is not None and not resolve_init_from(start).is_file():
         raise InputError(f"training.init_from: no such file: {start}; set it to null to start from nothing")
-    if not _RUN_ID.fullmatch(args.run_id):
-        raise InputError(
-            f"run_id must be at most 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit,"
-            f" not {args.run_id!r}"
-        )
+    run_folder(args.workspace, args.run_id)
     if bool(args.served_repository) != bool(args.triton_urls):
         missing = "triton_urls" if args.served_repository else "served_repository"
         raise InputError(f"{missing} is empty; deploying needs served_repository and triton_urls, or neither")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.artifacts import is_run_id
 from components.dvc_support import one_line, without_password
 from get3d_model.errors import InputError
 
 BRANCH_PREFIX = "runs/"
-# What git allows in a branch and Kubernetes in a label.
-_RUN_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class GitError(Exception):
@@ -47,7 +45,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def branch_name(run_id: str) -> str:
     """Raises InputError for a run id that cannot be in a branch's name."""
-    if not _RUN_ID.fullmatch(run_id) or ".." in run_id or run_id.endswith(".lock"):
+    if not is_run_id(run_id):
         raise InputError(
             f"--run-id {run_id!r} cannot name a branch; use 1 to 63 letters, digits, '.', '_' and '-'"
         )

@@ -187,6 +187,9 @@ def test_the_model_in_production_matters_only_where_it_is_compared_with(tmp_path
         (["--workspace", "/proc/get3d"], "mount the shared volume there"),
         (["--promote", "perhaps"], "promote must be auto, always, never, not 'perhaps'"),
         (["--run-id", "a b"], "run_id must be at most 63 letters"),
+        # Names of no branch, which would show when the version is recorded, after the training.
+        (["--run-id", "a..b"], "run_id must be at most 63 letters"),
+        (["--run-id", "a.lock"], "run_id must be at most 63 letters"),
         (["--served-repository", "/models"], "triton_urls is empty"),
         (["--triton-urls", "a:1"], "served_repository is empty"),
         (["--served-repository", "/m", "--triton-urls", "a:1,b"], "triton_urls must be HOST:PORT"),
