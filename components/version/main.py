@@ -129,6 +129,8 @@ def _read_params(path: Path, changes: tuple[str, ...]) -> str:
         text = path.read_text()
     except OSError as error:
         raise InputError(f"--params {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--params {path} is no params file (it is no text)") from None
     try:
         values = yaml.safe_load(text)
         if not isinstance(values, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -265,14 +266,33 @@ def is_temporary(path: str) -> bool:
 
 
 def _stamps(source: Path, ignore: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
-    """Size and time of every file, by which a change is noticed."""
+    """Size and time of every file, by which a change is noticed. Raises InputError for what DVC cannot record."""
     if source.is_file():
-        files = [source]
+        files = [str(source)]
     else:
-        walk = _Ignore(source, ignore).walk(os, str(source))
-        files = [Path(folder) / name for folder, _, names in walk for name in names]
-    stats = {str(file): file.stat() for file in files}
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+        files = []
+        for folder, folders, names in _Ignore(source, ignore).walk(os, str(source)):
+            for name in folders:
+                if os.path.islink(f"{folder}/{name}"):
+                    # DVC would leave out what is behind it, and say nothing.
+                    raise InputError(f"{folder}/{name} is a link to a folder; put the folder itself there")
+            files += [f"{folder}/{name}" for name in names]
+    stamps = {}
+    for file in files:
+        try:
+            file.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{file!r}: the name is not UTF-8; rename the file") from None
+        try:
+            found = os.stat(file)
+        except FileNotFoundError:
+            if not os.path.islink(file):
+                raise
+            raise InputError(f"{file} is a link to nothing; remove it") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{file} is neither a file nor a folder; remove it")
+        stamps[file] = found.st_size, found.st_mtime_ns
+    return stamps
 
 
 @contextlib.contextmanager

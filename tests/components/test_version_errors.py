@@ -61,6 +61,26 @@ def empty(project: Project) -> dict[str, Any]:
     return {}
 
 
+def link_to_a_folder(project: Project) -> dict[str, Any]:
+    (project.run / "outputs/train/latest").symlink_to(project.run / "data", target_is_directory=True)
+    return {}
+
+
+def link_to_nothing(project: Project) -> dict[str, Any]:
+    (project.run / "outputs/train/latest").symlink_to("nowhere")
+    return {}
+
+
+def pipe(project: Project) -> dict[str, Any]:
+    os.mkfifo(project.run / "outputs/train/pipe")
+    return {}
+
+
+def no_text(project: Project) -> dict[str, Any]:
+    (project.folder / "params.bin").write_bytes(b"\xff\xfe")
+    return {"params": project.folder / "params.bin"}
+
+
 def with_outputs(*more: str) -> Callable[[Project], dict[str, Any]]:
     return lambda project: {
         "outputs": (*project.request().outputs, *(m.format(run=project.run) for m in more))
@@ -82,6 +102,10 @@ def with_outputs(*more: str) -> Callable[[Project], dict[str, Any]]:
         (unreachable_s3, ["DVC remote store (s3://bucket/x)", "untouched", "again"]),
         (gone, ["outputs/train", "is not there"]),
         (empty, ["outputs/train", "is empty"]),
+        (link_to_a_folder, ["outputs/train/latest is a link to a folder"]),
+        (link_to_nothing, ["outputs/train/latest is a link to nothing"]),
+        (pipe, ["outputs/train/pipe is neither a file nor a folder"]),
+        (no_text, ["--params", "is no params file"]),
         (with_outputs("outputs/trian={run}"), ["outputs/trian", "did you mean outputs/train"]),
         (with_outputs("/etc=/etc"), ["'/etc' is no path inside the repository"]),
         (with_outputs("outputs/train={run}"), ["outputs/train twice"]),
@@ -114,6 +138,12 @@ def test_mistakes_end_in_one_line(
     for word in words:
         assert word in message
     assert project.branches() == [] and snapshot(project.run) == before
+
+
+def test_a_name_that_is_not_utf8(project: Project) -> None:
+    (project.run / os.fsdecode(b"outputs/train/\xff")).write_text("x")
+    with pytest.raises(InputError, match="the name is not UTF-8"):
+        record_version(project.request())
 
 
 def test_a_full_disk_is_named(project: Project) -> None:
