@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import posixpath
 import sys
 import time
 from collections.abc import Iterator
@@ -128,7 +129,9 @@ def _spec(args: argparse.Namespace) -> JobSpec:
         raise InputError(
             f"--scheduler {args.scheduler} needs --profile, a cluster profile; see docs/training-jobs.md"
         )
-    procs = args.procs_per_node or max(1, profile.gpu.count if profile else 1)
+    procs = args.procs_per_node
+    if procs is None:
+        procs = max(1, profile.gpu.count if profile else 1)
     if not 1 <= args.nodes <= MAX_NODES:
         raise InputError(f"--nodes must be 1 to {MAX_NODES}, not {args.nodes}")
     if procs < 1:
@@ -145,7 +148,8 @@ def _spec(args: argparse.Namespace) -> JobSpec:
         )
     for name in ("schedule_timeout_s", "timeout_s"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        # Not `<=`, which lets nan through.
+        if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} must be positive, not {value:g}")
     if args.max_retries is not None and args.max_retries < 0:
         raise InputError(f"--max-retries must be 0 or more, not {args.max_retries}")
@@ -159,9 +163,8 @@ def _spec(args: argparse.Namespace) -> JobSpec:
         if "://" in args.out or not args.out.startswith("/"):
             raise InputError(f"--out must be an absolute folder on a volume of the pods, not {args.out!r}")
         for option, path in (("--out", args.out), ("--data", "" if remote else args.data)):
-            inside = [
-                mount for mount in profile.pvcs if (path + "/").startswith(mount.path.rstrip("/") + "/")
-            ]
+            whole = posixpath.normpath(path) + "/"
+            inside = [mount for mount in profile.pvcs if whole.startswith(mount.path.rstrip("/") + "/")]
             if path and not inside:
                 raise InputError(
                     f"{option} {path} is on no volume of the pods; {args.profile} mounts "
