@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from get3d_model.errors import InputError
@@ -27,9 +27,20 @@ def exit_code(name: str, error: InputError | KeyboardInterrupt) -> int:
     return code
 
 
-def disk_errors() -> AbstractContextManager[None]:
-    """A full or forbidden disk is no bug of ours: an InputError, where the code inside has no better advice."""
-    return clear_disk_errors(Path("a file"), "make space or access, then run the same command again")
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """A full or forbidden disk is no bug of ours: an InputError, where the code inside has no better advice. Nor is a
+    file where a folder is wanted, or the other way round."""
+    try:
+        with clear_disk_errors(Path("a file"), "make space or access, then run the same command again"):
+            yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        if error.filename is None:
+            raise
+        raise InputError(
+            f"{error.filename}: {error.strerror}; a file stands where a folder is wanted, or a folder where a file is:"
+            " give another path"
+        ) from error
 
 
 def command_main(

@@ -11,6 +11,7 @@ import pytest
 ADVICE = "make space or access, then run the same command again\n"
 FULL = f"cannot be written or read (No space left on device); {ADVICE}"
 LARGE = f"cannot be written or read (File too large); {ADVICE}"
+OTHER_PATH = "a file stands where a folder is wanted, or a folder where a file is: give another path\n"
 # What a process may write to a file is limited here, as a disk is elsewhere.
 LIMITED = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))"
 COMMAND = """
@@ -38,6 +39,16 @@ sys.exit(main())
             f"{LIMITED}; write_bytes_atomic(Path('model.bin'), bytes(99))",
             2,
             f"get3d thing: model.bin {LARGE}",
+        ),
+        (
+            "Path('file').touch(); write_bytes_atomic(Path('file/model.bin'), b'')",
+            2,
+            f"get3d thing: file: File exists; {OTHER_PATH}",
+        ),
+        (
+            "Path('folder').mkdir(); write_bytes_atomic(Path('folder'), b'')",
+            2,
+            f"get3d thing: folder: Is a directory; {OTHER_PATH}",
         ),
         ("raise KeyboardInterrupt", 130, "get3d thing: interrupted\n"),
         ("raise Saved('saved at kimg 5')", 143, "get3d thing: saved at kimg 5\n"),
