@@ -36,11 +36,16 @@ def options_from(args: argparse.Namespace) -> PipelineOptions:
 
 
 def compile_pipeline(out: Path, options: PipelineOptions) -> Path:
-    """Writes the pipeline; returns the path. Raises InputError for a name that kfp does not take."""
+    """Writes the pipeline; returns the path. Raises InputError for a name that kfp does not take, and for a place that
+    cannot be written."""
     out = Path(out)
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: must end in .yaml")
     # Equal options give equal bytes: kfp writes no time and no machine into it.
-    with atomic_path(out) as temporary:
-        compiler.Compiler().compile(build_pipeline(options), str(temporary))
+    pipeline = build_pipeline(options)
+    try:
+        with atomic_path(out) as temporary:
+            compiler.Compiler().compile(pipeline, str(temporary))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     return out

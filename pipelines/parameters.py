@@ -23,9 +23,7 @@ def arguments_from(args: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {}
     overrides = dict(override(item) for item in args.set)
     if args.params is not None:
-        path = Path(args.params)
-        # As text: the steps may run where this file is not. A preset goes by its name.
-        given["params"] = path.read_text() if path.is_file() else args.params
+        given["params"] = _text(args.params)
         config_from_dict(with_overrides(read_params(given["params"]), overrides), str(args.params))
     if overrides:
         given["overrides"] = json.dumps(overrides)
@@ -36,6 +34,17 @@ def arguments_from(args: argparse.Namespace) -> dict[str, Any]:
     if given.get("git_repository") and not given.get("git_revision"):
         given["git_revision"] = head_revision()
     return given
+
+
+def _text(params: str) -> str:
+    """Of the file, because the steps may run where it is not. A preset goes by its name. Raises InputError."""
+    path = Path(params)
+    if not path.is_file():
+        return params
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--params {path}: cannot be read ({error})") from None
 
 
 def head_revision() -> str:

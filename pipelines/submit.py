@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
+import logging
+import math
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -33,6 +37,7 @@ PATIENCE_S = 300.0
 def submit(args: argparse.Namespace) -> None:
     """Uploads, starts, follows. Raises InputError for a bad parameter, a server that refuses, and a run that failed."""
     parameters = arguments_from(args)
+    _check_waiting(args)
     _check_schedule(args)
     with tempfile.TemporaryDirectory() as folder:
         package, account = args.package, args.service_account
@@ -137,29 +142,40 @@ def _client(args: argparse.Namespace) -> kfp.Client:
     if args.token_file:
         try:
             token = args.token_file.read_text().strip()
-        except OSError as error:
-            raise InputError(f"--token-file {args.token_file}: cannot be read ({error.strerror})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--token-file {args.token_file}: cannot be read ({error})") from None
+    if token and not re.fullmatch(r"[!-~]+", token):
+        source = f"--token-file {args.token_file}" if args.token_file else TOKEN_VARIABLE
+        raise InputError(f"{source}: is no token, which is one word of ASCII letters, digits and signs")
     return make_client(args.host, token, args.namespace)
+
+
+class _Client(kfp.Client):
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+        """Asks once. kfp's asks five times, also where the token is wrong, logs a traceback each time and keeps the
+        reason to itself."""
+        return self._healthz_api.healthz_service_get_healthz()
 
 
 def make_client(host: str, token: str | None = None, namespace: str | None = None) -> kfp.Client:
     """Raises InputError when the server cannot be reached."""
     if not host.startswith(("http://", "https://")):
         raise InputError(f"--host must begin with http:// or https://, not {host!r}")
+    # It tells of every attempt to connect; the error at the end says it all.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     with _asked("connecting"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return kfp.Client(host=host, existing_token=token, namespace=namespace or "kubeflow")
+        return _Client(host=host, existing_token=token, namespace=namespace or "kubeflow")
 
 
 def _pipeline(client: kfp.Client, name: str, namespace: str | None) -> str:
     """The id of the pipeline, which is made where there is none."""
+    wanted = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     with _asked("looking for the pipeline"):
-        try:
-            found = client.get_pipeline_id(name)
-        except ValueError as error:
-            raise InputError(f"--pipeline-name: {error}") from None
-    if found:
-        return found
+        # Not `get_pipeline_id`, which does not see the pipelines of a namespace.
+        found = client.list_pipelines(namespace=namespace, filter=json.dumps({"predicates": [wanted]}))
+    if found.pipelines:
+        return found.pipelines[0].pipeline_id
     body = kfp_server_api.V2beta1Pipeline(
         display_name=name,
         namespace=namespace,
@@ -190,6 +206,13 @@ def _version(client: kfp.Client, package: Path, pipeline_id: str) -> str:
     return uploaded.pipeline_version_id
 
 
+def _check_waiting(args: argparse.Namespace) -> None:
+    for name, low in (("poll_s", 0.001), ("timeout_s", 0.0)):
+        value = getattr(args, name)
+        if not (math.isfinite(value) and value >= low):
+            raise InputError(f"--{name.replace('_', '-')} must be at least {low:g} seconds, not {value:g}")
+
+
 def _check_schedule(args: argparse.Namespace) -> None:
     if args.schedule and args.every_s:
         raise InputError("give either --schedule or --every-s")
@@ -199,6 +222,8 @@ def _check_schedule(args: argparse.Namespace) -> None:
         )
     if args.every_s is not None and args.every_s < 1:
         raise InputError(f"--every-s must be at least 1, not {args.every_s}")
+    if args.max_concurrency < 1:
+        raise InputError(f"--max-concurrency must be at least 1, not {args.max_concurrency}")
     if args.run_id and (args.schedule or args.every_s):
         raise InputError("a recurring run needs a new id every time; leave out --run-id")
 
@@ -220,7 +245,7 @@ def _check_parameters(package: Path, given: dict[str, Any]) -> None:
         known = set(spec["root"].get("inputDefinitions", {}).get("parameters", {}))
     except OSError as error:
         raise InputError(f"--package {package}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, StopIteration, KeyError, TypeError, AttributeError):
+    except (UnicodeDecodeError, yaml.YAMLError, StopIteration, KeyError, TypeError, AttributeError):
         raise InputError(
             f"--package {package}: is no compiled pipeline; make one with get3d pipeline compile"
         ) from None

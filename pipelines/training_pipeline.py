@@ -55,6 +55,10 @@ class PipelineOptions:
             raise InputError(f"scheduler must be one of {', '.join(SCHEDULERS)}, not {self.scheduler!r}")
         if self.scheduler != "local_cwd" and self.profile is None:
             raise InputError(f"scheduler {self.scheduler} starts a job on a cluster; give its --profile")
+        if not self.workspace.startswith("/"):
+            raise InputError(
+                f"workspace must be an absolute folder that every step sees, not {self.workspace!r}"
+            )
         if self.retries < 0 or self.render_parallelism < 0:
             raise InputError("retries and render_parallelism must be 0 or more")
 

@@ -112,7 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             case ["GET", "healthz"]:
                 return {"multi_user": False}
             case ["GET", "pipelines"]:
-                return _page(_filtered(self.server_state.pipelines, query), "pipelines", query, 100)
+                # Those of other namespaces, and without a namespace the private ones, are not in the list.
+                found = _filtered(self.server_state.pipelines, query)
+                found = [p for p in found if p.get("namespace", "") == query.get("namespace", "")]
+                return _page(found, "pipelines", query, 100)
             case ["POST", "pipelines"]:
                 return self._create_pipeline(json.loads(body))
             case ["POST", "pipelines", "upload_version"]:
@@ -133,14 +136,16 @@ class _Handler(BaseHTTPRequestHandler):
         raise ApiError(404, f"no such path: {method} {path}")
 
     def _create_pipeline(self, body: dict[str, Any]) -> dict[str, Any]:
-        if any(p["display_name"] == body["display_name"] for p in self.server_state.pipelines.values()):
+        taken = {(p["display_name"], p.get("namespace")) for p in self.server_state.pipelines.values()}
+        if (body["display_name"], body.get("namespace")) in taken:
             raise ApiError(409, f"pipeline {body['display_name']} already exists")
         return _store(self.server_state.pipelines, "pipeline_id", body)
 
     def _upload_version(self, query: dict[str, str], body: bytes) -> dict[str, Any]:
         if query.get("pipelineid") not in self.server_state.pipelines:
             raise ApiError(404, "no such pipeline")
-        if any(v["display_name"] == query["name"] for v in self.server_state.versions.values()):
+        taken = [v for v in self.server_state.versions.values() if v["pipeline_id"] == query["pipelineid"]]
+        if any(version["display_name"] == query["name"] for version in taken):
             raise ApiError(409, f"version {query['name']} already exists")
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         message = email.message_from_bytes(head + body, policy=email.policy.default)

@@ -120,11 +120,24 @@ def test_a_bad_value_ends_the_run_at_the_first_step(
     assert "is there already" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "training.batchsize=1"], "unknown setting training.batchsize; did you mean batch_size?"),
+        (["--run-id", "../../elsewhere"], "run_id must be at most 63 letters"),
+        (["--params", "no-text.yaml"], "--params no-text.yaml: cannot be read"),
+    ],
+)
 def test_settings_are_checked_before_anything_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ["pipeline", "run", "--params", "demo", "--workspace", str(tmp_path / "ws")]
-    command += ["--set", "training.batchsize=1"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no-text.yaml").write_bytes(b"\xff\xfe")
+    command = ["pipeline", "run", "--params", "demo", "--workspace", str(tmp_path / "a" / "ws"), *words]
     assert cli.main(command) == 2
-    assert "unknown setting training.batchsize; did you mean batch_size?" in capsys.readouterr().err
-    assert not (tmp_path / "ws").exists()
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["no-text.yaml"]

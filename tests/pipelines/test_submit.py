@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_equal_pipelines_are_one_version_and_others_are_added(
     assert len({version["display_name"] for version in server.versions.values()}) == 2
 
 
+def test_pipelines_of_a_namespace_get_new_versions_too(package: Path) -> None:
+    with kfp_server() as server:
+        for _ in range(2):
+            assert submit(server, "--package", package, "--namespace", "a") == 0
+        assert submit(server, "--package", package, "--namespace", "b") == 0
+        assert submit(server, "--package", package, "--pipeline-name", "other") == 0
+    assert [p.get("namespace") for p in server.pipelines.values()] == ["a", "b", None]
+    assert len(server.versions) == 3 and len(server.runs) == 4
+
+
 def test_without_caching_no_step_is_cached(profile: Path) -> None:
     with kfp_server() as server:
         assert submit(server, "--profile", profile, "--no-cache") == 0
@@ -167,7 +178,18 @@ def test_tokens(package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert submit(server, "--package", package, "--namespace", "a", "--token-file", token) == 0
         token.write_text("wrong\n")
         assert submit(server, "--package", package, "--namespace", "a", "--token-file", token) == 2
-    assert "401 no valid token; check --token-file" in capsys.readouterr().err
+        assert "401 no valid token; check --token-file" in capsys.readouterr().err
+        # Without a namespace the client asks the server first whether there are several.
+        begin = time.monotonic()
+        assert submit(server, "--package", package, "--token-file", token) == 2
+        assert time.monotonic() - begin < 5
+        assert capsys.readouterr().err == (
+            "get3d pipeline: connecting failed: 401 no valid token; check --token-file\n"
+        )
+        for content in (b"two words", b"\xff\xfe"):
+            token.write_bytes(content)
+            assert submit(server, "--package", package, "--token-file", token) == 2
+            assert f"--token-file {token}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,6 +199,9 @@ def test_tokens(package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--params", "nothing"], "neither YAML, nor a file, nor one of the presets"),
         (["--scheduler", "kubernetes"], "give its --profile"),
         (["--git-repository", "x", "--set", "nonsense"], "must be NAME=VALUE"),
+        (["--poll-s", "-1"], "--poll-s must be at least 0.001 seconds, not -1"),
+        (["--timeout-s", "nan"], "--timeout-s must be at least 0 seconds, not nan"),
+        (["--every-s", "60", "--max-concurrency", "0"], "--max-concurrency must be at least 1, not 0"),
     ],
 )
 def test_what_is_wrong_shows_before_anything_is_uploaded(
@@ -197,9 +222,10 @@ def test_a_package_of_an_older_version_is_refused_by_name(
         assert submit(server, "--package", old, "--promote", "never") == 2
         assert "has no parameter promote" in capsys.readouterr().err
         assert submit(server, "--package", old) == 0
-        old.write_text("a: b")
-        assert submit(server, "--package", old) == 2
-        assert "is no compiled pipeline" in capsys.readouterr().err
+        for content in (b"a: b", b"", b"\xff\xfe"):
+            old.write_bytes(content)
+            assert submit(server, "--package", old) == 2
+            assert "is no compiled pipeline" in capsys.readouterr().err
 
 
 def test_a_server_that_is_not_there(package: Path, capsys: pytest.CaptureFixture[str]) -> None:

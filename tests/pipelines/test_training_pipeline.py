@@ -184,6 +184,16 @@ def test_options_are_checked() -> None:
         PipelineOptions(scheduler="slurm")
     with pytest.raises(InputError, match="starts a job on a cluster"):
         PipelineOptions(scheduler="kubernetes")
+    with pytest.raises(InputError, match="workspace must be an absolute folder"):
+        PipelineOptions(workspace="data")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "file").touch()
+    for out in ("folder.yaml", "file/pipeline.yaml"):
+        with pytest.raises(InputError, match=rf"--out .*{out}: cannot be written"):
+            compile_pipeline(tmp_path / out, PipelineOptions())
 
 
 def test_it_compiles_without_torch(tmp_path: Path) -> None:
