@@ -39,6 +39,7 @@ from get3d_model.png import small_png
 from get3d_model.rendering.texture_bake import find_texels, to_byte_tensor
 from get3d_model.stable_sampler import StableSampler
 from get3d_model.types import ColoredMesh, Mesh, TexturedMesh
+from serving.allocator import keep_freed_memory
 from serving.codec import (
     COLORED_FORMATS,
     FORMAT_SUFFIX,
@@ -379,6 +380,7 @@ def load_engine(
 ) -> Engine:
     """The engine of a version folder that an export wrote. Raises InputError."""
     _bind(device)
+    keep_freed_memory()
     # The workers are the threads: one operation on several would only wait for its slowest.
     torch.set_num_threads(1)
     sampler = StableSampler.load_exported(folder, device)
