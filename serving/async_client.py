@@ -23,7 +23,7 @@ from serving.client import (
     request_inputs,
 )
 from serving.codec import MODEL_NAME, SampleRequest, SampleResponse, decode_responses, requested_outputs
-from serving.connection import Attempts, Connection, Refusals, Tls, translated
+from serving.connection import Attempts, Connection, Refusals, Tls, check_timeout, translated
 
 
 class AsyncGet3DClient:
@@ -42,6 +42,7 @@ class AsyncGet3DClient:
         tls: Tls | None = None,
         token: str | None = None,
     ) -> None:
+        check_timeout("timeout_s", timeout_s)
         self.connection = url if isinstance(url, Connection) else Connection(url, tls, token)
         self.url = self.connection.url
         self.model_name = model_name

@@ -23,7 +23,15 @@ from serving.codec import (
     encode_requests,
     requested_outputs,
 )
-from serving.connection import Connection, Refusals, ServiceError, Tls, call_with_retries, translated
+from serving.connection import (
+    Connection,
+    Refusals,
+    ServiceError,
+    Tls,
+    call_with_retries,
+    check_timeout,
+    translated,
+)
 
 __all__ = ["Connection", "Get3DClient", "ServiceError", "Tls"]
 
@@ -51,6 +59,7 @@ class Get3DClient:
         tls: Tls | None = None,
         token: str | None = None,
     ) -> None:
+        check_timeout("timeout_s", timeout_s)
         self.connection = url if isinstance(url, Connection) else Connection(url, tls, token)
         self.url = self.connection.url
         self.model_name = model_name

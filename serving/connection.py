@@ -34,6 +34,8 @@ GRPC_TOKEN_HEADER = f"triton-grpc-protocol-{TOKEN_HEADER}"
 MIN_TOKEN_LENGTH = 16
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
+MAX_TIMEOUT_S = 86_400.0
+"""gRPC takes none that is much longer."""
 RECONNECT_MS = (100, 2000)
 """First and longest pause before gRPC connects again; its own two minutes would outlast a restart."""
 
@@ -173,6 +175,12 @@ class Refusals:
                 with self._lock:
                     self._count += count + (FULL_QUEUE in str(error).lower())
             raise
+
+
+def check_timeout(name: str, seconds: float) -> None:
+    """Raises InputError for what is no deadline: 0 and less, NaN, more than a day."""
+    if not 0.0 < seconds <= MAX_TIMEOUT_S:
+        raise InputError(f"{name} must be above 0 and at most {MAX_TIMEOUT_S:g} seconds, not {seconds:g}")
 
 
 def call_with_retries(call: Callable[[float], Any], timeout_s: float) -> Any:

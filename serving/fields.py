@@ -159,6 +159,8 @@ def _floats(name: str, value: Any) -> np.ndarray:
     try:
         # Values beyond float32 become infinite, which the callers refuse.
         with np.errstate(over="ignore"):
+            if np.iscomplexobj(value):
+                raise TypeError("the imaginary parts would be lost")
             return np.asarray(value, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError):
         raise InputError(f"{name} must be numbers, not {_shown(value)}") from None

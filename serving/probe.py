@@ -19,7 +19,7 @@ from get3d_model.errors import InputError
 from monitoring.metrics import PROBE
 from serving.client import Get3DClient, ServiceError
 from serving.codec import MODEL_NAME
-from serving.connection import FULL_QUEUE, add_connection_arguments, connection_from
+from serving.connection import FULL_QUEUE, add_connection_arguments, check_timeout, connection_from
 
 BUSY = "alive, and busy: its queue is full"
 
@@ -103,8 +103,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints one line; exits with 1 and a line on stderr when the answer is no."""
     connection = connection_from(args)
-    if args.every is not None and (not args.every > 0 or args.readiness):
-        raise InputError("--every takes a number of seconds above 0, and goes without --readiness")
+    check_timeout("--timeout", args.timeout)
+    if args.every is not None:
+        check_timeout("--every", args.every)
+    if args.every is not None and args.readiness:
+        raise InputError("--every goes without --readiness")
     with Get3DClient(connection, model_name=args.model) as client:
         if args.every is not None:
             watch(

@@ -30,6 +30,7 @@ from get3d_model.errors import InputError
 from monitoring.logs import structured
 from serving.access import OPEN, ServerAccess, access_from, add_access_arguments
 from serving.codec import MODEL_NAME
+from serving.connection import MAX_TIMEOUT_S, check_timeout
 from serving.repository import check_repository, list_served, versions
 from serving.triton_files import find_triton, make_backend_directory, server_environment
 
@@ -209,8 +210,11 @@ class TritonServer:
     def _open_log(self) -> AbstractContextManager[Any]:
         if self.log == TO_STDOUT:
             return nullcontext()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        return open(self.log, "wb")
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return open(self.log, "wb")
+        except OSError as error:
+            raise InputError(f"--log {self.log}: cannot be written ({error.strerror})") from None
 
     def _wait_until_ready(self) -> None:
         url = f"http://{self.http_url}/v2/" + ("health/live" if self._empty else f"models/{MODEL_NAME}/ready")
@@ -271,6 +275,9 @@ class TritonServer:
 def _resolve_ports(wanted: Ports, host: str) -> Ports:
     """Fills in free ports; raises InputError where a given port is in use or the host is not ours."""
     sockets, chosen = [], {}
+    given = [port for port in vars(wanted).values() if port]
+    if len(set(given)) < len(given):
+        raise InputError("the ports of gRPC, HTTP and metrics have to differ; 0 takes any free one")
     try:
         for name, port in vars(wanted).items():
             listener = socket.socket()
@@ -334,8 +341,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    if args.drain_timeout < 0:
-        raise InputError(f"--drain-timeout must be 0 or more, not {args.drain_timeout:g}")
+    check_timeout("--timeout", args.timeout)
+    if not 0.0 <= args.drain_timeout <= MAX_TIMEOUT_S:
+        raise InputError(
+            f"--drain-timeout must be 0 to {MAX_TIMEOUT_S:g} seconds, not {args.drain_timeout:g}"
+        )
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port)
     access = access_from(args)
     previous = signal.signal(signal.SIGTERM, _interrupt)

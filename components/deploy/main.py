@@ -23,6 +23,7 @@ from serving import environment
 from serving.connection import (
     Connection,
     add_connection_arguments,
+    check_timeout,
     connection_from,
     token_from,
 )
@@ -70,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
     """Raises InputError, after writing the report, when the version was rolled back or refused."""
     if args.keep < 1:
         raise InputError(f"--keep must be at least 1, not {args.keep}")
-    if args.timeout_s <= 0:
-        raise InputError(f"--timeout-s must be above 0, not {args.timeout_s:g}")
+    check_timeout("--timeout-s", args.timeout_s)
     if (args.repository is None) != args.rollback:
         raise InputError("give either --repository, what to deploy, or --rollback")
     if args.rollback and args.version is not None:

@@ -19,7 +19,7 @@ from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic, write_json_atomic
 from serving.client import Get3DClient, ServiceError
 from serving.codec import FORMAT_SUFFIX, SampleResponse
-from serving.connection import add_connection_arguments, connection_from
+from serving.connection import add_connection_arguments, check_timeout, connection_from
 
 SAMPLES_FILE = "samples.json"
 
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     requests = requests_from(args)
     if args.concurrency < 1:
         raise InputError(f"--concurrency must be at least 1, not {args.concurrency}")
+    check_timeout("--timeout", args.timeout)
     with Get3DClient(connection_from(args), timeout_s=args.timeout) as client:
         client.wait_until_ready()
         try:

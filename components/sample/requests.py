@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from get3d_model.errors import InputError
 from get3d_model.limits import MAX_SEED
 from serving.codec import COLORS, FORMAT_SUFFIX, SampleRequest
 
+MAX_COUNT = 1_000_000
+"""Of the samples of one run, which are all planned before the first."""
 LATENT_NAMES = ("z_geo", "z_tex", "w_geo", "w_tex")
 
 
@@ -59,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def requests_from(args: argparse.Namespace) -> list[NamedRequest]:
     """Raises InputError."""
-    if args.count < 1:
-        raise InputError(f"--count must be at least 1, not {args.count}")
+    if not 1 <= args.count <= MAX_COUNT:
+        raise InputError(f"--count must be 1 to {MAX_COUNT}, not {args.count}")
     sources = [name for name in ("mix", "between", "latents") if getattr(args, name) is not None]
     if len(sources) > 1:
         raise InputError(f"--{' and --'.join(sources)} exclude each other; give one")
@@ -124,10 +128,10 @@ def _from_file(path: Path, common: dict[str, Any]) -> list[NamedRequest]:
         # allow_pickle stays off: a file of latents must not run code.
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.atleast_2d(file[name]) for name in LATENT_NAMES if name in file}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not an .npz file of arrays ({error})") from None
     rows = {len(array) for array in arrays.values()}
-    if not arrays or len(rows) != 1:
+    if len(rows) != 1 or rows == {0}:
         raise InputError(f"{path}: needs arrays of as many rows each, named {', '.join(LATENT_NAMES)}")
     return [
         NamedRequest(f"latent{row:04d}", SampleRequest(**{n: a[row] for n, a in arrays.items()}, **common))
@@ -136,8 +140,15 @@ def _from_file(path: Path, common: dict[str, Any]) -> list[NamedRequest]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return _numbers(text, int, "whole numbers")
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return _numbers(text, float, "numbers")
+
+
+def _numbers(text: str, kind: Callable[[str], Any], what: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {what} with commas between") from None

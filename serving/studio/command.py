@@ -7,9 +7,8 @@ import signal
 import sys
 
 from get3d_model.entry_point import command_main
-from get3d_model.errors import InputError
 from serving.client import Get3DClient
-from serving.connection import ServiceError, add_connection_arguments, connection_from
+from serving.connection import ServiceError, add_connection_arguments, check_timeout, connection_from
 from serving.studio.server import StudioServer
 
 
@@ -29,8 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises InputError, also for a server that is not reachable or refuses us; exits with 1 when the server fails.
     """
-    if not args.timeout > 0:
-        raise InputError(f"--timeout must be more than 0 seconds, not {args.timeout:g}")
+    check_timeout("--timeout", args.timeout)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Get3DClient(connection_from(args), timeout_s=args.timeout) as client:

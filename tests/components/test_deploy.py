@@ -131,6 +131,7 @@ def test_a_replica_that_fails_after_the_switch(
         (["--rollback", "--repository", "X"], "give either --repository"),
         (["--repository", "X", "--keep", "0"], "--keep must be at least 1"),
         (["--repository", "X", "--timeout-s", "0"], "--timeout-s must be above 0"),
+        (["--repository", "X", "--timeout-s", "nan"], "--timeout-s must be above 0"),
         (["--rollback", "--version", "3"], "--version is for --repository"),
         (["--repository", "X", "--url", ","], "names no replica"),
         (["--repository", "X", "--url", "localhost"], "must be host:port"),

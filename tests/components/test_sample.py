@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +126,11 @@ def test_a_failing_server_ends_the_command(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--count", "0"], "--count must be at least 1"),
+        (["--count", "0"], "--count must be 1 to 1000000"),
+        (["--count", "99999999999"], "--count must be 1 to 1000000"),
+        (["--timeout", "0"], "--timeout must be above 0 and at most 86400 seconds"),
+        (["--timeout", "nan"], "--timeout must be above 0"),
+        (["--timeout", "inf"], "--timeout must be above 0"),
         (["--seed", "-1"], "seed -1 is out of range"),
         (["--seed", str(2**63 - 1), "--count", "2"], "passes the largest seed"),
         (["--truncation-psi", "3"], "truncation_psi 3.0"),
@@ -150,3 +155,37 @@ def test_bad_arguments_are_named(
     message = capsys.readouterr().err
     assert expected in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def written(path: Path, **arrays: np.ndarray) -> None:
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (lambda path: path.write_bytes(b""), "is not an .npz file"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 cut short"), "is not an .npz file"),
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "is not an .npz file"),
+        (lambda path: written(path, w_geo=np.array([{}]), w_tex=np.zeros(3)), "is not an .npz file"),
+        (lambda path: written(path, other=np.zeros(3)), "needs arrays of as many rows each"),
+        (lambda path: written(path, w_geo=np.zeros((0, 3)), w_tex=np.zeros((0, 3))), "needs arrays"),
+        (lambda path: written(path, w_geo=np.zeros(3, complex), w_tex=np.zeros(3)), "must be numbers"),
+        (lambda path: written(path, w_geo=np.full(3, np.nan), w_tex=np.zeros(3)), "NaN"),
+    ],
+)
+def test_bad_files_of_latents_are_named(
+    write: Callable[[Path], None], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "latents.npz"
+    write(path)
+    assert main(["--url", "127.0.0.1:9", "--out", str(tmp_path / "out"), "--latents", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert expected in message and message.count("\n") == 1
+
+
+def test_lists_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed("--mix", "a,b")
+    assert caught.value.code == 2
+    assert "argument --mix: 'a,b' must be whole numbers with commas between" in capsys.readouterr().err

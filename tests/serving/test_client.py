@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from get3d_model.errors import InputError
 from serving import probe
+from serving.async_client import AsyncGet3DClient
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
 from serving.connection import Attempts
@@ -93,6 +95,13 @@ def test_the_first_failure_ends_many() -> None:
     assert transport.calls < 1000
     with pytest.raises(InputError, match="concurrency must be at least 1, not 0"):
         next(client.sample_many([SampleRequest(1)], concurrency=0))
+
+
+@pytest.mark.parametrize("client", [Get3DClient, AsyncGet3DClient])
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_deadline(client: type, timeout_s: float) -> None:
+    with pytest.raises(InputError, match="timeout_s must be above 0 and at most 86400 seconds, not"):
+        client("localhost:1", timeout_s=timeout_s)
 
 
 def test_an_unreachable_server(closed_port: int, capsys: pytest.CaptureFixture[str]) -> None:

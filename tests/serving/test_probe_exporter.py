@@ -64,5 +64,5 @@ def test_arguments(tmp_path: Path) -> None:
 
     parser = argparse.ArgumentParser()
     probe.add_arguments(parser)
-    with pytest.raises(InputError, match="--every takes a number of seconds above 0"):
+    with pytest.raises(InputError, match="--every must be above 0 and at most 86400 seconds"):
         probe.run(parser.parse_args(["--url", "127.0.0.1:1", "--every", "0"]))

@@ -189,6 +189,25 @@ def test_bad_addresses_are_named(repository: Path, host: str, port: int) -> None
         pass
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--drain-timeout", "nan"], "--drain-timeout must be 0 to 86400 seconds, not nan"),
+        (["--drain-timeout", "inf"], "--drain-timeout must be 0 to 86400 seconds, not inf"),
+        (["--timeout", "-1"], "--timeout must be above 0"),
+        (["--grpc-port", "18555", "--http-port", "18555"], "have to differ"),
+        (["--log", "."], "--log .: cannot be written (Is a directory)"),
+    ],
+)
+def test_bad_options_are_named(
+    repository: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    assert main(["--repository", str(repository), *ports, *arguments]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("get3d serve: ")]
+    assert len(told) == 1 and expected in told[0]
+
+
 def test_missing_repositories_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--repository", str(tmp_path / "nowhere")]) == 2
     assert "no such model repository; make one with: get3d export" in capsys.readouterr().err

@@ -249,7 +249,7 @@ def test_the_viewer_that_pages_carry_cannot_be_ended_by_what_is_in_it() -> None:
 def test_command(capsys: pytest.CaptureFixture[str], running: StudioServer) -> None:
     for arguments, reason in (
         (["--url", "nonsense"], "must be host:port"),
-        (["--timeout", "nan"], "--timeout must be more than 0 seconds"),
+        (["--timeout", "nan"], "--timeout must be above 0"),
         (["--token-file", "/none"], "cannot read the token"),
     ):
         assert main(arguments) == 2
