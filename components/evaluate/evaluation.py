@@ -15,7 +15,13 @@ from components.evaluate.distributions import Distribution, distribution_svg, pl
 from components.evaluate.gate import Verdict
 from components.evaluate.geometry import geometry_section, quality_section, sample_facts
 from components.evaluate.images import Pictures, images_section, picture_network
-from components.evaluate.memory import Neighbors, memory_section, nearest_shapes, nearest_training_pictures
+from components.evaluate.memory import (
+    Neighbors,
+    memory_section,
+    nearest_shapes,
+    nearest_training_pictures,
+    neighbors_of_samples,
+)
 from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import CONTROLS, Section, flat, full, merge
 from components.evaluate.samples import draw_samples
@@ -91,7 +97,9 @@ def evaluate(
     near = nearest_shapes(samples.shapes, references, train, settings.memorization_points, sampler.device)
     near_pictures = nearest_training_pictures(pictures, samples.vectors_ND)
     sections.append(memory_section(near, near_pictures, settings.memorization_points, bootstrap))
-    sections.append(Section(excluded=[*unusable, *unusable_train, *empty]))
+    nearest = neighbors_of_samples(near, near_pictures, pictures)
+    excluded = [*unusable, *unusable_train, *empty]
+    sections.append(Section(excluded=excluded, details={"nearest_training": nearest}))
     sheets = make_sheets(samples, pictures, folder, near, near_pictures)
     quality = {"samples": facts} | {
         name: quality_arrays(shapes.qualities)

@@ -6,6 +6,7 @@ Shape legend: S samples with a surface, N all samples, R held-out, T training
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,30 @@ def nearest_training_pictures(pictures: Pictures, samples_ND: np.ndarray) -> Nei
     _, held_out_distance_R = nearest_pictures(held_out_RD, training_TD, device)
     seeds = [str(pictures.settings.seed + i) for i in range(count)]
     return Neighbors(seeds, [int(train[i]) for i in nearest_S], distance_S, held_out_distance_R)
+
+
+def picture_name(pictures: Pictures, item: int) -> str:
+    """Which training picture it is, without reading it."""
+    dataset = pictures.dataset("train")
+    table, index = dataset.source.table, dataset.index_N[item]
+    return f"{table.shape_ids[int(table.shape_N[index])]}, view {int(table.view_N[index])}"
+
+
+def neighbors_of_samples(
+    shapes: Neighbors | None, found: Neighbors | None, pictures: Pictures
+) -> list[dict[str, Any]]:
+    """What is nearest to every sample, by its seed; JSON-able. A sample without a surface has no nearest shape."""
+    rows: dict[int, dict[str, Any]] = {}
+    for kind, neighbors in (("shape", shapes), ("picture", found)):
+        if neighbors is None:
+            continue
+        for seed, nearest, distance in zip(
+            neighbors.names_S, neighbors.nearest_S, neighbors.distance_S, strict=True
+        ):
+            name = nearest if isinstance(nearest, str) else picture_name(pictures, nearest)
+            row = rows.setdefault(int(seed), {"seed": int(seed)})
+            row |= {kind: name, f"{kind}_distance": float(distance)}
+    return [rows[seed] for seed in sorted(rows)]
 
 
 def memory_section(

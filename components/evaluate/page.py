@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -23,6 +24,8 @@ from get3d_model.metrics.bootstrap import Interval
 TEMPLATE = "evaluation.html.j2"
 # Of what could not be measured.
 EXCLUDED_SHOWN = 20
+# Samples whose nearest training members are listed: 100 bytes each.
+NEAREST_SHOWN = 2000
 # Held-out shapes, below which the page warns.
 FEW = 20
 SAMPLES = "Samples"
@@ -93,6 +96,8 @@ def evaluation_html(
             samples=[_figure(picture, f"seed {seed}") for seed, picture in sheets.samples],
             shape_pairs=[_pair(pair) for pair in sheets.shape_pairs],
             picture_pairs=[_pair(pair) for pair in sheets.picture_pairs],
+            neighbors=[_neighbor(row) for row in section.details.get("nearest_training", [])[:NEAREST_SHOWN]],
+            neighbors_count=len(section.details.get("nearest_training", [])),
             curves=[(text, Markup(svg)) for text, svg in curves],
             viewer=Markup(viewer),
             settings=[
@@ -195,6 +200,15 @@ def _cell(heading: str, name: str, interval: Interval | None) -> Cell:
 
 def _figure(picture_HW3: np.ndarray, caption: str) -> Figure:
     return jpeg_figure(Image.fromarray(picture_HW3), caption)
+
+
+def _neighbor(row: dict[str, Any]) -> list[str]:
+    """Seed, nearest shape, its distance, nearest picture, its distance; a dash for what there is not."""
+    cells = [str(row["seed"])]
+    for kind in ("shape", "picture"):
+        there = kind in row
+        cells += [row[kind] if there else "–", f"{row[f'{kind}_distance']:.3g}" if there else "–"]
+    return cells
 
 
 def _pair(pair: Pair) -> tuple[Figure, Figure, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from components.evaluate.images import Pictures
-from components.evaluate.memory import Neighbors, closest_first
+from components.evaluate.memory import Neighbors, closest_first, picture_name
 from components.evaluate.samples import SIZE, Samples, fitted, texture
 from components.evaluate.shapes import MeshFolder
 from components.generate.strip import mesh_pictures
@@ -88,13 +88,12 @@ def _shape_pairs(found: Neighbors, samples: Samples, pictures: Pictures, meshes:
 
 
 def _picture_pairs(found: Neighbors, samples: Samples, pictures: Pictures) -> list[Pair]:
-    dataset = pictures.dataset("train")
     pairs = []
     for i in closest_first(found, PAIRS):
         item = int(found.nearest_S[i])
         (real_1HW3,) = pictures.real("train", np.array([item]), "")
         drawn_HW3 = np.asarray(Image.open(io.BytesIO(samples.thumbnails[i])))
-        name = f"{dataset[item].shape_id}, view {dataset[item].view}"
+        name = picture_name(pictures, item)
         distance = float(found.distance_S[i])
         pairs.append(Pair(f"seed {found.names_S[i]}", drawn_HW3, name, fitted(real_1HW3[0]), distance))
     return pairs

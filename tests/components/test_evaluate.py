@@ -263,6 +263,11 @@ def test_copies_are_found(measure, tiny_data: Path) -> None:
     assert len(found.sheets.shape_pairs) == len(found.sheets.picture_pairs) == 6
     distances = [pair.distance for pair in found.sheets.shape_pairs]
     assert distances == sorted(distances)
+    rows = found.section.details["nearest_training"]
+    assert [row["seed"] for row in rows] == list(range(6)), "every sample, not only the pictured pairs"
+    for kind, pairs in (("shape", found.sheets.shape_pairs), ("picture", found.sheets.picture_pairs)):
+        listed = {f"seed {row['seed']}": (row[kind], row[f"{kind}_distance"]) for row in rows}
+        assert {pair.sample: (pair.nearest, pair.distance) for pair in pairs} == listed
     from components.evaluate.shapes import ShapeSet
 
     rng = np.random.default_rng(0)

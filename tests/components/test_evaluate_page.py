@@ -52,6 +52,22 @@ def test_what_it_says() -> None:
     assert "mesh 20" not in text and "to nan" not in text
 
 
+def test_what_is_nearest_to_every_sample_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"seed": 7, "shape": "van <i>", "shape_distance": 0.01234, "picture": "bus, view 3", "picture_distance": 0.5},
+        {"seed": 8, "picture": "cab, view 0", "picture_distance": 0.25},
+    ]  # fmt: skip
+    section = Section(metrics={"cd_cov": Interval(0.5, 0.25, 0.75)}, details={"nearest_training": rows})
+    assert full(section)["nearest_training"] == rows
+    text = page(section)
+    assert "of each of the 2 samples" in text and "van &lt;i&gt;" in text and ">0.0123<" in text
+    assert '<td>8</td><td>–</td><td class="number">–</td><td>cab, view 0</td>' in text
+    monkeypatch.setattr("components.evaluate.page.NEAREST_SHOWN", 1)
+    text = page(section)
+    assert "the first 1 of 2 samples; metrics_full.json has all" in text and "cab, view 0" not in text
+    assert "Every sample" not in page()
+
+
 @pytest.mark.parametrize(("viewer", "shown"), [("", False), ("<model-viewer></model-viewer>", True)])
 def test_the_viewer_has_its_place(viewer: str, shown: bool) -> None:
     text = page(viewer=viewer)
