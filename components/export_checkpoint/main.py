@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from get3d_model.bundle import EMA, GENERATOR, PARTS, load_parts, save_bundle
+    from get3d_model.bundle import EMA, GENERATOR, GENERATOR_FILE, PART_FILES, PARTS, load_parts, save_bundle
     from get3d_model.config import config_from_dict
     from get3d_model.errors import InputError
     from get3d_model.generator import build_generator, stored_grid
@@ -47,6 +47,11 @@ def run(args: argparse.Namespace) -> None:
     if args.out.is_dir():
         raise InputError(f"{args.out}: is a folder; --out names the file to write")
     file = find_checkpoint(args.checkpoint)
+    read = [file, *(file.with_name(name) for name in PART_FILES.values() if file.name == GENERATOR_FILE)]
+    if args.out.resolve() in [one.resolve() for one in read]:
+        raise InputError(
+            f"--out {args.out} would overwrite the checkpoint that is exported; name another file"
+        )
     parts, description = load_parts(file)
     if EMA not in parts or not {"config", "kimg"} <= description.keys():
         raise InputError(f"{file}: holds no generator; give a checkpoint")

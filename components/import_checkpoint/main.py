@@ -7,6 +7,7 @@ comes from a preset and the options.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,9 +63,20 @@ def run(args: argparse.Namespace) -> None:
 
     if args.out.is_dir():
         raise InputError(f"{args.out}: is a folder; --out names the file to write")
+    params = args.params or args.out.with_suffix(".yaml")
+    sources = [file.resolve() for file in (args.upstream, args.tet_grid) if file]
+    for option, file, taken in (
+        ("--out", args.out, sources),
+        ("--params", params, [*sources, args.out.resolve()]),
+    ):
+        if file.resolve() in taken:
+            raise InputError(
+                f"{option} {file} would overwrite a file of this import; name another with {option}"
+            )
+    if not 0 <= args.kimg < math.inf:
+        raise InputError(f"--kimg must be 0 or more, not {args.kimg:g}")
     parts = read_published_file(args.upstream)
     config = imported_config(args, parts)
-    params = args.params or args.out.with_suffix(".yaml")
     content = yaml.safe_dump(config_to_dict(config), sort_keys=False).encode()
     if params.exists() and params.read_bytes() != content:
         raise InputError(f"{params}: exists with other content; remove it, or name another with --params")

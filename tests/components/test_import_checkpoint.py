@@ -163,11 +163,17 @@ def test_what_cannot_be_imported_is_named(
         ((upstream, "--preset", "boat"), "boat: no such params file; start from a preset"),
         ((upstream, "--tet-grid", tmp_path / "none.npz"), "none.npz: no such grid file"),
         ((upstream, "--params", tmp_path / "model.yaml"), "model.yaml: exists with other content"),
+        ((upstream, "--params", out), "--params"),
+        ((upstream, "--kimg", "nan"), "--kimg must be 0 or more"),
     ):
         message = refusal(capsys, "import-checkpoint", "--tet-res", "8", *arguments, "--out", out)
         assert expected in message
         assert not out.exists()
     assert "is a folder" in refusal(capsys, "import-checkpoint", upstream, "--out", tmp_path)
+    before = upstream.read_bytes()
+    (tmp_path / "link.pt").symlink_to(upstream)
+    assert "would overwrite" in refusal(capsys, "import-checkpoint", tmp_path / "link.pt", "--out", upstream)
+    assert upstream.read_bytes() == before
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,6 +190,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.Capture
         ),
         ("plain", ("--out", tmp_path), "is a folder"),
         ("none", ("--out", tmp_path / "a.pt"), "no checkpoint here"),
+        ("plain", ("--out", tmp_path / "plain.safetensors"), "would overwrite the checkpoint"),
     ):
         checkpoint = tmp_path / f"{name}.safetensors"
         assert expected in refusal(capsys, "export-checkpoint", "--checkpoint", checkpoint, *options)
