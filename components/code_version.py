@@ -16,7 +16,12 @@ PACKAGES = ("get3d_model", "monitoring", "serving", "components")
 # Files that a module reads at run time, without importing them.
 READ_BY = {
     "serving.repository": ("serving/model_repository",),
-    "components.report.page": ("components/report",),
+    "components.evaluate.page": ("components/evaluate/evaluation.html.j2",),
+    "components.export.main": ("components/export/step.py", "components/export/credits.md"),
+    # Blender runs it.
+    "components.render.blender.client": ("components/render/blender/driver.py",),
+    "components.report.page": ("components/report/report.html.j2",),
+    "components.report.page_parts": ("components/report/style.css.j2",),
 }
 
 
@@ -45,7 +50,8 @@ def _files(modules: tuple[str, ...]) -> list[Path]:
         # A module's packages are imported with it.
         waiting += [".".join(module.split(".")[:end]) for end in range(1, module.count(".") + 1)]
         for data in READ_BY.get(module, ()):
-            files |= {f for f in (ROOT / data).rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+            read = (ROOT / data).rglob("*") if (ROOT / data).is_dir() else [ROOT / data]
+            files |= {f for f in read if f.is_file() and "__pycache__" not in f.parts}
     return sorted(files)
 
 

@@ -173,6 +173,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
             with dsl.If(verdict.outputs["decision"] == "promote", name="promoted"):
                 exported = export(
                     model=trained.outputs["model"],
+                    evaluation=measured.outputs["evaluation"],
                     config=settings["serving_config"],
                     code=settings["export_code"],
                 )

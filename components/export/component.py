@@ -8,6 +8,7 @@ from components.artifacts import BASE_IMAGE
 @dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 def export(
     model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
     config: str,
     repository: dsl.Output[dsl.Model],
     summary: dsl.Output[dsl.Markdown],
@@ -17,6 +18,7 @@ def export(
 
     Args:
         model: The trained generator.
+        evaluation: What the evaluation wrote, whose metrics stand in the model card.
         config: Params text with the section serving.
         code: Version of this step's code.
 
@@ -27,6 +29,7 @@ def export(
     from components import artifacts
     from components.evaluate import step
     from components.export import main
+    from components.export.step import card_options
 
     with artifacts.one_line_errors("export"), artifacts.params_file(config) as params:
         arguments = [
@@ -37,7 +40,7 @@ def export(
             "--config",
             params,
         ]
-        artifacts.call(main.main, *arguments)
+        artifacts.call(main.main, *arguments, *card_options(evaluation.path))
     facts = {
         key: model.metadata[key] for key in ("name", "kimg", "resolution", "sha256") if key in model.metadata
     }

@@ -96,7 +96,7 @@ def validate(
         git_revision: The commit that this run belongs to.
         meshes_code: Version of that step's code.
         render_code: Version of that step's code.
-        train_code: Version of that step's code.
+        train_code: Version of that step's code, and of the weights that it starts from.
         evaluate_code: Version of that step's code.
         export_code: Version of that step's code.
     """

@@ -95,6 +95,10 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     workspace = _workspace(args.workspace)
     revision = _revision(args.git_repository, args.git_revision)
     code = {f"{step}_code": code_version(*modules) for step, modules in STEP_MODULES.items()}
+    if config.training.init_from is not None:
+        # Other weights under the same name make another training.
+        start = sha256_file(resolve_init_from(config.training.init_from))
+        code["train_code"] = sha256_json([code["train_code"], start])[:16]
     meshes, fingerprint, synthetic = _meshes(args.meshes, config, workspace, code["meshes_code"])
     sections = config_to_dict(config)
     render = {key: sections[key] for key in ("render", "cameras")}

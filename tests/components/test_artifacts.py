@@ -18,6 +18,7 @@ from PIL import Image
 
 from components import artifacts, code_version
 from components.evaluate.step import verdict
+from components.validate.main import STEP_MODULES
 from get3d_model.errors import InputError
 
 
@@ -149,7 +150,22 @@ def test_the_steps_of_this_project_reach_their_code() -> None:
         "get3d_model/losses/adversarial.py",
     } <= reached
     assert "serving/server.py" not in reached
-    exported = {
-        str(p.relative_to(code_version.ROOT)) for p in code_version._files(("components.export.main",))
-    }
-    assert "serving/model_repository/get3d/model.py" in exported
+
+
+@pytest.mark.parametrize(
+    ("step", "files"),
+    [
+        ("render", ["components/render/blender/driver.py"]),
+        ("evaluate", ["components/evaluate/evaluation.html.j2", "components/report/style.css.j2"]),
+        ("export", ["components/export/credits.md", "serving/model_repository/get3d/model.py"]),
+    ],
+)
+def test_files_that_a_step_reads_are_its_code_too(step: str, files: list[str]) -> None:
+    reached = code_version._files(STEP_MODULES[step])
+    assert set(files) <= {path.relative_to(code_version.ROOT).as_posix() for path in reached}
+
+
+def test_what_is_read_is_there() -> None:
+    for names in code_version.READ_BY.values():
+        for name in names:
+            assert (code_version.ROOT / name).exists(), name

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from components import artifacts
 from components.data.component import merge
 from components.deploy.step import deploy, keep_metrics, shown
+from components.evaluate.component import evaluate
+from components.export.component import export
 from components.render.component import render
 from components.synth.component import prepare_meshes
 from components.version.step import outputs, record
 from get3d_model.files import write_json_atomic
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 render: {views: 2, resolution: 32, supersample: 1, val_fraction: 0.5}
 model: {image_resolution: 32}
@@ -50,6 +57,41 @@ def test_meshes_to_a_data_set_in_any_number_of_jobs(shards: int, tmp_path: Path)
     assert json.loads(Path(dataset.path).read_text()) == dataset.metadata
     text = Path(summary.path).read_text()
     assert text.startswith("# Data set") and "| images | 8 |" in text and "data:image/jpeg;base64," in text
+
+
+def step_options(name: str, folder: Path) -> set[str]:
+    """What the body of a component gives its command."""
+    (folder / "set").mkdir()
+    write_json_atomic(folder / "data", {"path": str(folder / "set")})
+    (folder / "model").mkdir()
+    (folder / "model" / "generator_ema.safetensors").touch()
+    data, model, other = (artifact(folder / word) for word in ("data", "model", "other"))
+    bodies = {
+        "render": lambda: render.python_func("meshes", "f", "set", "0/2", CONFIG, other),
+        "evaluate": lambda: evaluate.python_func(
+            model, data, str(folder), "f", CONFIG, other, other, other, other
+        ),
+        "export": lambda: export.python_func(model, other, CONFIG, other, other),
+    }
+    given: list[str] = []
+
+    def called(main: Callable[..., int], *words: object) -> None:
+        given.extend(map(str, words))
+        raise StopIteration
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(artifacts, "call", called)
+        bodies[name]()
+    return {word for word in given if word.startswith("--")}
+
+
+@pytest.mark.parametrize("name", ["render", "evaluate", "export"])
+def test_a_step_tells_its_command_what_dvc_tells_it(name: str, tmp_path: Path) -> None:
+    """Otherwise the version that a cluster records is not what `dvc repro` would make of it."""
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
+    command = stage if isinstance(stage, str) else stage[-1]
+    # A step's repository is new, and so the version is the first without being told.
+    assert set(re.findall(r"--[a-z-]+", command)) - {"--version"} <= step_options(name, tmp_path)
 
 
 def test_bad_input_ends_a_step_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

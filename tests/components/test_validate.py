@@ -68,6 +68,18 @@ def test_a_folder_depends_on_all_that_decides_what_it_will_hold(tmp_path: Path, 
     assert folders()[0] != first[0]
 
 
+def test_other_weights_to_start_from_are_another_training(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    found = []
+    for content in (b"a", b"b", b"a"):
+        weights.write_bytes(content)
+        found.append(plan(tmp_path, f"--set=training.init_from={weights}"))
+    # The folder, and the key of the step in Kubeflow's cache.
+    assert found[0]["training"] != found[1]["training"] and found[0]["train_code"] != found[1]["train_code"]
+    assert found[0] == found[2]
+    assert {plan["dataset"] for plan in found} == {found[0]["dataset"]}
+
+
 def test_without_meshes_there_are_vehicles(tmp_path: Path) -> None:
     found = plan(tmp_path, "--set=meshes.synth_count=7")
     assert found["synth_count"] == 7 and Path(found["meshes"]).name.startswith("vehicles-")
