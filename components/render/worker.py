@@ -23,6 +23,7 @@ from get3d_model.data.shards import encode_piece
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 from get3d_model.mesh_io import load_textured_mesh, normalize
+from get3d_model.png import small_png
 from get3d_model.rendering.batch_renderer import MAX_SAMPLES, BatchRenderer
 from get3d_model.rendering.mesh_renderer import MeshRenderer
 from get3d_model.rendering.select import make_rasterizer
@@ -98,6 +99,9 @@ def make_handler(
     """Called once in every worker process; returns what handles a task."""
     torch.set_num_threads(1)
     render = make_renderer(settings)
+    small_png(
+        np.zeros((1, 1, 4), np.uint8)
+    )  # compiles its kernel, which no mesh should have counted as its own time
 
     def handle(task: RenderTask) -> None:
         try:

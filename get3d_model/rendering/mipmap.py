@@ -54,7 +54,8 @@ class FaceTexels:
 
 def build_mips(texture_HW3: np.ndarray) -> MipTexture:
     """Halves with area weights, odd sizes included, down to 1 x 1."""
-    base_HW3 = np.ascontiguousarray(texture_HW3)
+    # Pictures from a file are read-only arrays, for which numba would compile every kernel once more.
+    base_HW3 = np.require(texture_HW3, requirements="CW")
     level_HW3 = base_HW3
     sizes = [(*base_HW3.shape[:2], 0)]
     texels: list[np.ndarray] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -126,6 +128,33 @@ def test_other_settings_replace_a_finished_data_set(fans_rendered, fans, tmp_pat
     first, second = RenderedDataset(tmp_path / "out", "val"), RenderedDataset(tmp_path / "published", "val")
     assert [sample.shape_id for sample in first] == [sample.shape_id for sample in second]
     assert all(a.rgba_4HW.equal(b.rgba_4HW) for a, b in zip(first, second, strict=True))
+
+
+NOTHING_LEFT_TO_COMPILE = """
+import sys
+from pathlib import Path
+from components.render.settings import PixelSettings
+from components.render.worker import RenderTask, make_handler, make_mesh_renderer
+from get3d_model import png
+from get3d_model.rendering import mipmap, normals, shading
+from get3d_model.rendering.cpu import coverage
+
+def compiled():
+    modules = (png, mipmap, normals, shading, coverage)
+    values = [value for module in modules for value in vars(module).values()]
+    return sum(len(value.signatures) for value in values if hasattr(value, "signatures"))
+
+handle = make_handler(PixelSettings(views=2, resolution=16), make_mesh_renderer)
+before, folder = compiled(), Path(sys.argv[1])
+handle(RenderTask("fan", folder / "fan.glb", folder / "piece"))
+assert compiled() == before > 4
+"""
+
+
+def test_no_mesh_pays_for_the_kernels(tmp_path):
+    """All of them are compiled before the first mesh, whose time is limited."""
+    save_fan(tmp_path / "fan.glb")
+    subprocess.run([sys.executable, "-c", NOTHING_LEFT_TO_COMPILE, str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("orbit", [PUBLISHED_ORBIT, CAMERA_PRESETS["house"]], ids=["published", "house"])
