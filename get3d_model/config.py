@@ -14,7 +14,7 @@ from typing import Any
 
 from get3d_model.camera_settings import CameraConfig
 from get3d_model.errors import InputError
-from get3d_model.limits import check_psi, check_texture_resolution
+from get3d_model.limits import check_psi, check_seed, check_texture_resolution
 from get3d_model.settings import read_yaml, settings_from_dict
 
 CONFIG_DIR = Path(__file__).parent / "configs"
@@ -318,7 +318,7 @@ class EvaluationConfig:
     inception: str | None = None
     """The Inception-v3 weights of 2015-12-05 for FID and KID: a file, or a URL to download once; none: the cache."""
     memorization_points: int = 256
-    """Points per shape in the search for the nearest training shape."""
+    """Points per shape in the search for the nearest training shape, at most surface_points."""
     bootstrap_resamples: int = 1000
     fid_resamples: int = 50
     """Resamples behind the intervals of FID, each of which costs an eigenvalue problem."""
@@ -336,11 +336,16 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_psi(self.truncation_psi)
+        check_seed(self.seed)
         for name in (
             "samples_per_reference", "surface_points", "memorization_points", "bootstrap_resamples",
             "fid_resamples", "min_samples", "min_references", "sheet_samples",
         ):  # fmt: skip
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        most = 1 << 20
+        _check(
+            self.surface_points <= most, f"surface_points must be at most {most}, not {self.surface_points}"
+        )
         # Two, so that there is a spread.
         _check(self.image_samples >= 2, f"image_samples must be at least 2, not {self.image_samples}")
         _check(

@@ -94,9 +94,10 @@ def evaluate(
         geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
         quality_section(facts, len(samples.textured), references, train, bootstrap),
     ]
-    near = nearest_shapes(samples.shapes, references, train, settings.memorization_points, sampler.device)
+    points = min(settings.memorization_points, settings.surface_points)
+    near = nearest_shapes(samples.shapes, references, train, points, sampler.device)
     near_pictures = nearest_training_pictures(pictures, samples.vectors_ND)
-    sections.append(memory_section(near, near_pictures, settings.memorization_points, bootstrap))
+    sections.append(memory_section(near, near_pictures, points, bootstrap))
     nearest = neighbors_of_samples(near, near_pictures, pictures)
     excluded = [*unusable, *unusable_train, *empty]
     sections.append(Section(excluded=excluded, details={"nearest_training": nearest}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from components.evaluate.catalogue import OTHER_NETWORK
 from components.evaluate.results import Opinion, Section
+from get3d_model.camera_settings import CameraConfig
 from get3d_model.cameras import camera_distribution
 from get3d_model.config import EvaluationConfig
 from get3d_model.data.dataset import RenderedDataset
@@ -31,7 +32,7 @@ from get3d_model.metrics.image_sets import (
     real_images,
 )
 from get3d_model.metrics.inception import SHA256, InceptionFeatures, extract, find_weights, how_to_get
-from get3d_model.metrics.kid import SUBSET_SIZE, SUBSETS, kid_interval
+from get3d_model.metrics.kid import kid_interval, subset_counts
 from get3d_model.metrics.second_opinion import TorchFidelity, missing_requirement
 from get3d_model.training.classes import dataset_category
 
@@ -101,8 +102,15 @@ class Pictures:
             "image_mesh_renderer": f"unlit, {SUPERSAMPLE}x{SUPERSAMPLE} samples per pixel",
             # Edges differ a little between rasterisers.
             "image_rasterizer": "cpu" if self.sampler.device.type == "cpu" else "nvdiffrast",
-            "image_cameras": "training distribution",
+            "image_cameras": _camera_text(self.sampler.config.cameras),
         }
+
+
+def _camera_text(cameras: CameraConfig) -> str:
+    """Every setting of the cameras of training, presets spelt out."""
+    return ", ".join(
+        [cameras.distribution, *(f"{name} {value}" for name, value in asdict(cameras.orbit).items())]
+    )
 
 
 def progress(batches: Iterable[np.ndarray], count: int, size: int, label: str) -> Iterator[np.ndarray]:
@@ -184,14 +192,15 @@ def images_section(pictures: Pictures, network: Network | None, cache: Path, boo
         with tqdm(total=few.resamples + 1, desc="interval of FID", disable=not sys.stderr.isatty()) as bar:
             return fid_interval(first, second, few, sampler.device, bar.update), thousandfold
 
+    subsets, subset_size = subset_counts(len(reference), count)
     section = Section(
         settings={
             **pictures.describe(),
             "image_samples": count,
             "image_references": len(reference),
             "inception_sha256": network.sha256,
-            "kid_subsets": SUBSETS,
-            "kid_subset_size": min(SUBSET_SIZE, count, len(reference)),
+            "kid_subsets": subsets,
+            "kid_subset_size": subset_size,
         },
         facts={"image_samples": count, "image_references": len(reference)},
     )

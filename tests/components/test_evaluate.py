@@ -168,6 +168,10 @@ def test_fid_and_kid_with_the_networks_weights(measure, tmp_path: Path, cache: P
     assert section.metrics["fid_ori"].value > section.controls["train"]["fid_ori"].value >= 0
     assert section.facts["image_samples"] == 12 and section.facts["image_references"] == 6
     assert section.settings["image_resolution"] == 16 and len(section.settings["inception_sha256"]) == 64
+    cameras = section.settings["image_cameras"]
+    assert cameras.startswith("orbit, rotation_deg (0.0, 360.0), ") and "field_of_view_deg 49.1" in cameras
+    # 12 and 6 pictures: a hundred choices of six.
+    assert (section.settings["kid_subsets"], section.settings["kid_subset_size"]) == (100, 6)
     assert section.second.keys() == set(NAMES)
     for name, opinion in section.second.items():
         if why_alone := missing_requirement():
@@ -185,6 +189,10 @@ def test_fid_and_kid_with_the_networks_weights(measure, tmp_path: Path, cache: P
     assert [file.stat().st_mtime_ns for file in sorted((cache / "features").iterdir())] == times
     smaller = measure(inception=network, image_resolution=8 * 2)
     assert smaller.section.metrics["fid_ori"] == section.metrics["fid_ori"]
+    # What was done is what is recorded: one subset where it is the whole, points as many as there are.
+    whole = measure(inception=network, image_samples=6, surface_points=32, memorization_points=64).section
+    assert (whole.settings["kid_subsets"], whole.settings["kid_subset_size"]) == (1, 6)
+    assert whole.settings["memorization_points"] == 32
 
 
 def test_another_network_has_names_of_its_own(measure, tmp_path: Path) -> None:

@@ -87,3 +87,19 @@ def test_thresholds_are_a_list_of_checked_conditions() -> None:
     ):
         with pytest.raises(InputError, match=message):
             config_from_dict({"evaluation": {"thresholds": [bad]}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": -1}, "seed -1 is out of range"),
+        ({"surface_points": 10**9}, "surface_points must be at most 1048576"),
+        ({"image_samples": 1}, "image_samples must be at least 2"),
+        ({"min_references": 0}, "min_references must be at least 1"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused_when_they_are_read(
+    values: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        config_from_dict({"evaluation": values})
