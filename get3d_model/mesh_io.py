@@ -67,6 +67,8 @@ __all__ = [
 # sRGB; the colour of a surface for which the file says nothing.
 NEUTRAL_GREY = (0.78, 0.78, 0.78)
 WHITE = (1.0, 1.0, 1.0)
+# Farther out a 32-bit number overflows when it is squared.
+FARTHEST = 1e18
 
 
 class _Materials:
@@ -130,6 +132,8 @@ def _checked(path: Path, part: SurfacePart) -> SurfacePart:
         )
     if not np.isfinite(part.vertices_V3).all():
         raise InputError(f"{path}: has vertices that are NaN or infinite; repair the mesh")
+    if np.abs(part.vertices_V3).max() > FARTHEST:
+        raise InputError(f"{path}: has vertices farther than {FARTHEST:g} from the origin; repair the mesh")
     if part.uvs_V2 is not None and not np.isfinite(part.uvs_V2).all():
         raise InputError(f"{path}: has texture coordinates that are NaN or infinite; repair the mesh")
     return part

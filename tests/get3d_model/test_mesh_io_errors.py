@@ -110,6 +110,7 @@ OBJ_CASES = {
     "letters": (TRIANGLE + "f 1 2 x\n", "'x', which is not a number"),
     "nan": ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "NaN"),
     "infinite": ("v inf 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "infinite"),
+    "too far": ("v 1e300 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", r"farther than 1e\+18"),
     "no extent": ("v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "at one point"),
     "not a picture": ("mtllib text.mtl\n" + TRIANGLE + "usemtl a\nf 1/1 2/2 3/3\n", "cannot be decoded"),
 }
