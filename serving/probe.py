@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
+from monitoring.logs import structured
 from monitoring.metrics import PROBE
 from serving.client import Get3DClient, ServiceError
 from serving.codec import MODEL_NAME
@@ -52,8 +53,12 @@ def watch(
     port: int,
     host: str,
     going: Callable[[], bool],
+    may_be_empty: bool = False,
 ) -> None:
-    """Probes again and again while `going`, and serves the results to Prometheus. Raises InputError for a taken port."""
+    """Probes again and again while `going`, and serves the results to Prometheus. Raises InputError for a taken port.
+
+    may_be_empty: as of `alive`.
+    """
     from monitoring.sinks import Exporter, MetricSet
 
     metrics = MetricSet([metric.name for metric in PROBE], {"model": model})
@@ -66,7 +71,7 @@ def watch(
         while going():
             started = time.monotonic()
             try:
-                said, success = alive(client, timeout_s), True
+                said, success = alive(client, timeout_s, may_be_empty), True
             except (InputError, ServiceError) as error:
                 said, success = f"not alive: {error}", False
             duration = time.monotonic() - started
@@ -110,15 +115,17 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--every goes without --readiness")
     with Get3DClient(connection, model_name=args.model) as client:
         if args.every is not None:
-            watch(
-                client,
-                args.model,
-                args.every,
-                args.timeout,
-                args.metrics_port,
-                args.metrics_host,
-                lambda: True,
-            )
+            with structured("probe"):
+                watch(
+                    client,
+                    args.model,
+                    args.every,
+                    args.timeout,
+                    args.metrics_port,
+                    args.metrics_host,
+                    lambda: True,
+                    args.wait_for_deploy,
+                )
         if args.readiness:
             if not client.is_ready(args.timeout):
                 raise SystemExit(f"not ready: {args.url} serves no ready model {args.model}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -57,6 +61,29 @@ def test_a_live_model_and_one_that_is_away(
     with Get3DClient("127.0.0.1:1", timeout_s=1.0) as nobody:
         samples, out = probed(nobody, capsys, 1)
     assert samples["success"] == 0 and "not alive: " in out
+
+
+def test_a_server_that_waits_for_its_first_model_is_alive_where_that_is_said(tmp_path: Path) -> None:
+    """Its log, away from a terminal, says when."""
+    with TritonServer(tmp_path, may_be_empty=True) as server:
+        command = [sys.executable, "-m", "pipelines.cli", "probe", "--url", server.grpc_url, "--every", "60"]
+        for more, said in (
+            (["--wait-for-deploy"], "alive, and waiting for its first deployment"),
+            ([], "not alive: "),
+        ):
+            process = subprocess.Popen(
+                [*command, "--metrics-port", "0", *more],
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "GET3D_LOG_FORMAT": "auto"},
+            )
+            try:
+                records = [json.loads(process.stdout.readline()) for _ in range(2)]
+            finally:
+                process.kill()
+                process.communicate()
+            assert [record["command"] for record in records] == ["probe", "probe"]
+            assert records[0]["message"].startswith("probing ") and records[1]["message"].startswith(said)
 
 
 def test_arguments(tmp_path: Path) -> None:
