@@ -202,6 +202,7 @@ class Exporter:
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/metrics"
 
     def stop(self, wait_s: float = LAST_SCRAPE_S) -> None:

@@ -130,6 +130,17 @@ def test_a_port_in_use_is_one_clear_line():
     assert time.monotonic() - started < 2, "nobody had scraped it"
 
 
+def test_the_address_of_an_exporter_can_be_read():
+    for host in ("127.0.0.1", "0.0.0.0", "::1"):
+        try:
+            exporter = Exporter(TrainingMetrics(FACTS).registry, 0, host).start()
+        except InputError:
+            assert host == "::1", "only IPv6 may be missing here"
+            continue
+        assert value(fetch(exporter.url), "world_size") == 2
+        exporter.stop(wait_s=0)
+
+
 def test_tensorboard_reads_the_records_back(tmp_path):
     """Through TensorBoard's own reader; a resumed run replaces what lies beyond its step."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
