@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _merge(args: argparse.Namespace) -> None:
+    from components.artifacts import monitoring_steps
     from get3d_model.data.parts import merge_parts
     from get3d_model.files import clear_disk_errors
 
@@ -98,6 +99,8 @@ def _merge(args: argparse.Namespace) -> None:
         f"{args.out}: {manifest.samples} images of {len(manifest.shapes)} shapes in {len(manifest.shards)} tars,"
         f" {len(manifest.rejected)} meshes set aside"
     )
+    # Every part has told its own count, and the last one's has remained.
+    monitoring_steps().report_rows("render", len(manifest.shapes), len(manifest.rejected))
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -301,7 +301,7 @@ def test_parts_meet_in_a_store(tmp_path, in_process, monkeypatch, capsys):
     assert main(["data", "pull", "nosuch://a", str(tmp_path / "x")]) == 2
 
 
-def test_merge_on_the_command_line(tmp_path, in_process, capsys):
+def test_merge_on_the_command_line(tmp_path, in_process, capsys, monkeypatch):
     for number in range(5):
         save_fan(tmp_path / f"meshes/fan{number}.glb", number)
     for index in range(2):
@@ -312,8 +312,12 @@ def test_merge_on_the_command_line(tmp_path, in_process, capsys):
         == 2
     )
     assert "--shard 1/2" in capsys.readouterr().err
+    monkeypatch.setenv("GET3D_METRICS_DIR", str(tmp_path / "metrics"))
     assert main(["data", "merge", str(tmp_path / "out")]) == 0
     assert "10 images of 5 shapes" in capsys.readouterr().out
+    # Those of all parts, in place of what the part that ended last had told.
+    told = (tmp_path / "metrics" / "get3d_rows_render.prom").read_text()
+    assert 'get3d_pipeline_accepted_rows{step="render"} 5.0' in told
     assert _problems(capsys, tmp_path / "out") == []
     assert main(["data", "stats", str(tmp_path / "out")]) == 0
     # A merged data set becomes a whole one of few files by way of the other layout.
