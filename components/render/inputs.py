@@ -48,6 +48,8 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     two files with the same id.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give the folder that holds the meshes, or a .zip of one")
     if not folder.is_dir():
         raise InputError(
             f"the mesh folder {folder} does not exist; check the path or run `get3d synth` first"

@@ -48,6 +48,7 @@ from components.render.worker import (
 )
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, Part, SourceMesh, write_manifest
 from get3d_model.data.parts import REJECTED_NAME
+from get3d_model.data.published import check_folder_names
 from get3d_model.data.shard_source import check_shards
 from get3d_model.data.splits import split_groups
 from get3d_model.errors import InputError
@@ -168,6 +169,8 @@ def _find_inputs(options: RenderOptions, renderer_version: str) -> Inputs:
         else (f"no split files, so a share of {options.val_fraction:g} is held out for validation")
     )
     log(f"{len(meshes)} meshes in {options.meshes}; {used}")
+    if options.writes_published:
+        check_folder_names(mesh.shape_id for mesh in meshes)
     # Checked now, so that a shape in two lists does not show after hours of rendering.
     split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
     tables = _read_tables(options, meshes)

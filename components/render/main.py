@@ -160,6 +160,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _location(text: str) -> Path | DataPointer | str:
     """A folder, a data pointer, or the address of something in an object store."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "it is empty; give a folder"
+        )  # such as "$MESHES" of a variable that is not set
     return text if "://" in text and not text.startswith("dvc://") else parse_location(text)
 
 
@@ -207,7 +211,7 @@ def run(args: argparse.Namespace) -> None:
         retry_rejected=args.retry_rejected,
         shard=shard,
         max_triangles=args.max_triangles,
-        max_memory=None if args.max_memory is None else int(args.max_memory * 1e9),
+        max_memory=_memory_bytes(args.max_memory),
         scales=read_scales(args.scales) if args.scales else {},
         tables={
             kind: path
@@ -232,6 +236,15 @@ def run(args: argparse.Namespace) -> None:
     if is_url(args.out):
         url = args.out.rstrip("/") + ("" if shard.whole else f"/{shard.folder}")
         log(f"{url}: {push_dataset(report.out, url)} files transferred")
+
+
+def _memory_bytes(gigabytes: float | None) -> int | None:
+    """Raises InputError for what is no amount of memory."""
+    from get3d_model.errors import InputError
+
+    if gigabytes is not None and not 0.0 < gigabytes < 1e9:
+        raise InputError(f"--max-memory must be a number of GB above 0, not {gigabytes:g}")
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def _use_cuda(device: str) -> bool:

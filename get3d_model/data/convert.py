@@ -17,7 +17,12 @@ from get3d_model.camera_settings import PUBLISHED_ORBIT
 from get3d_model.data.base import SampleSource
 from get3d_model.data.manifest import MANIFEST_NAME, Manifest, SourceMesh, read_manifest, write_manifest
 from get3d_model.data.parts import REJECTED_NAME
-from get3d_model.data.published import ALL_CATEGORIES, PublishedSource, write_published_files
+from get3d_model.data.published import (
+    ALL_CATEGORIES,
+    PublishedSource,
+    check_folder_names,
+    write_published_files,
+)
 from get3d_model.data.shard_source import ShardSource
 from get3d_model.data.shards import (
     annotate_piece,
@@ -138,6 +143,7 @@ def _to_published(
     if not isinstance(source, ShardSource):
         raise InputError(f"{source.path} is in the published layout already")
     known, folders = source.manifest, {}
+    check_folder_names(source.table.shape_ids)
     for shape_id, label in zip(source.table.shape_ids, source.table.labels, strict=True):
         folders[shape_id] = category or label
     for stored in known.shards:

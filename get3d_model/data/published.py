@@ -8,6 +8,7 @@ The category level may be absent. Source: the published data sets of GET3D (Gao 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from get3d_model.png import small_png
 
 # As `category`: every category of the data set, each a class.
 ALL_CATEGORIES = "*"
+LONGEST_NAME = 255
 
 
 class PublishedSource:
@@ -170,6 +172,16 @@ def _category_folders(path: Path, category: str | None) -> list[tuple[str, Path,
             if not (folder / name).is_dir():
                 raise InputError(f"{folder / name} does not exist; check the category {name!r}")
     return [(name, images / name, cameras / name) for name in names]
+
+
+def check_folder_names(shape_ids: Iterable[str]) -> None:
+    """Raises InputError for a shape whose id is too long for the folder of its images."""
+    for shape_id in shape_ids:
+        if len(os.fsencode(shape_id)) > LONGEST_NAME:
+            raise InputError(
+                f"the published layout needs a folder called {shape_id!r}, longer than the {LONGEST_NAME} bytes of"
+                " a name; shorten the mesh's path or use shards"
+            )
 
 
 def write_published_shape(root: Path, category: str, shape_id: str, views: Sequence[View]) -> None:

@@ -14,6 +14,7 @@ from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.data.dataset import RenderedDataset
 from get3d_model.data.manifest import read_manifest, write_manifest
 from get3d_model.data.parts import Shard
+from get3d_model.errors import InputError
 from pipelines.cli import main
 from tests.components.render_fakes import make_fake_renderer
 from tests.components.render_helpers import render_in_process, save_fan
@@ -274,6 +275,17 @@ def test_a_shape_that_no_tar_can_name(tmp_path, capsys):
     assert main(["data", "convert", str(root), str(tmp_path / "out"), "--to", "shards"]) == 2
     assert "must be a file name without dots" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_a_shape_that_no_folder_can_be_called(tmp_path, in_process, capsys):
+    save_fan(tmp_path / f"meshes/{'d' * 200}/{'ü' * 40}.glb")
+    options = RenderOptions(tmp_path / "meshes", tmp_path / "set", PIXELS)
+    with pytest.raises(InputError, match="longer than the 255 bytes of a name"):
+        render_dataset(replace(options, layout="published"), make_fake_renderer, "fake-1")
+    render_dataset(options, make_fake_renderer, "fake-1")
+    assert _problems(capsys, tmp_path / "set") == []
+    assert main(["data", "convert", str(tmp_path / "set"), str(tmp_path / "out"), "--to", "published"]) == 2
+    assert "longer than the 255 bytes of a name" in capsys.readouterr().err
 
 
 def test_parts_meet_in_a_store(tmp_path, in_process, monkeypatch, capsys):

@@ -55,6 +55,10 @@ def test_two_files_with_one_id(tmp_path, pair):
 def test_no_meshes(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         find_meshes(tmp_path / "absent")
+    (tmp_path / "one.glb").write_text("")
+    with pytest.raises(InputError, match=r"one\.glb is a file; give the folder"):
+        find_meshes(tmp_path / "one.glb")
+    (tmp_path / "one.glb").unlink()
     with pytest.raises(InputError, match=r"holds no .glb, .gltf, .obj, .ply file"):
         find_meshes(_touch(tmp_path, "a.stl"))
 

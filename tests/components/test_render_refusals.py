@@ -13,6 +13,7 @@ from components.render.folder import open_output
 from components.render.settings import PixelSettings, RenderOptions
 from get3d_model.data.manifest import read_manifest
 from get3d_model.errors import InputError
+from pipelines.cli import main
 from tests.components.render_helpers import render, render_in_process, save_fan
 
 
@@ -135,3 +136,21 @@ def test_options_out_of_range(option, value):
             PixelSettings(**{option: value})
         else:
             RenderOptions(Path("a"), Path("b"), **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["", "out"], "it is empty"),
+        (["meshes", ""], "it is empty"),
+        (["meshes", "out", "--max-memory", "nan"], "--max-memory must be a number of GB"),
+        (["meshes", "out", "--max-memory", "inf"], "--max-memory must be a number of GB"),
+        (["meshes", "out", "--max-memory", "0.001"], "--max-memory must be at least"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, words, capsys):
+    try:
+        code = main(["render", *arguments])
+    except SystemExit as error:  # argparse's own
+        code = error.code
+    assert code == 2 and words in capsys.readouterr().err
