@@ -15,18 +15,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
 
-from get3d_model.errors import InputError
+from get3d_model.errors import InputError, require
 
 # The Blender recipe of the published data: a 35 mm lens on a 32 mm sensor, so half the sensor is 16 mm.
 FIELD_OF_VIEW_RAD = 2.0 * math.atan(16.0 / 35.0)
 ORBIT_RADIUS = 1.2
 ELEVATION_DISTRIBUTIONS = ("uniform", "normal")
 DISTRIBUTIONS = ("orbit", "dataset")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True)
@@ -49,33 +44,33 @@ class OrbitSettings:
 
     def __post_init__(self) -> None:
         low, high = self.rotation_deg
-        _check(
+        require(
             low <= high <= low + 360.0 and low >= 0.0 and high <= 360.0,
             f"rotation_deg must be low to high within 0 to 360, not {list(self.rotation_deg)}",
         )
         low, high = self.elevation_deg
         # At the poles "up" is undefined.
-        _check(
+        require(
             -89.0 <= low <= high <= 89.0,
             f"elevation_deg must be low to high within -89 to 89, not {list(self.elevation_deg)}",
         )
-        _check(
+        require(
             self.elevation_distribution in ELEVATION_DISTRIBUTIONS,
             f"elevation_distribution must be one of {', '.join(ELEVATION_DISTRIBUTIONS)}, "
             f"not {self.elevation_distribution!r}",
         )
         if self.elevation_distribution == "normal":
-            _check(
+            require(
                 self.elevation_std_deg > 0,
                 f"elevation_std_deg must be positive, not {self.elevation_std_deg}",
             )
-            _check(
+            require(
                 low <= self.elevation_mean_deg <= high and low < high,
                 f"elevation_mean_deg must be inside elevation_deg {list(self.elevation_deg)}, "
                 f"not {self.elevation_mean_deg}",
             )
-        _check(0.5 <= self.radius <= 100.0, f"radius must be 0.5 to 100, not {self.radius}")
-        _check(
+        require(0.5 <= self.radius <= 100.0, f"radius must be 0.5 to 100, not {self.radius}")
+        require(
             1.0 <= self.field_of_view_deg <= 120.0,
             f"field_of_view_deg must be 1 to 120, not {self.field_of_view_deg}",
         )
@@ -139,7 +134,7 @@ class CameraConfig:
             raise InputError(
                 f"preset must be one of {', '.join(CAMERA_PRESETS)}, not {self.preset!r}; did you mean {near}?"
             )
-        _check(
+        require(
             self.distribution in DISTRIBUTIONS,
             f"distribution must be one of {', '.join(DISTRIBUTIONS)}, not {self.distribution!r}",
         )

@@ -1,4 +1,5 @@
-"""The configuration: frozen dataclasses, each field documented, each value checked where it is set.
+"""The configuration: frozen dataclasses, each field documented, each value checked where it is set. The sections
+`cameras` and `evaluation` have files of their own, `camera_settings.py` and `evaluation_settings.py`.
 
 A params file is YAML with one section per dataclass of `Config`. Fields without an entry keep the default shown
 here, which is the published setting for ShapeNet cars at 1024. `load_config` rejects unknown keys (naming the
@@ -13,19 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from get3d_model.camera_settings import CameraConfig
-from get3d_model.errors import InputError
-from get3d_model.limits import check_psi, check_seed, check_texture_resolution
+from get3d_model.errors import InputError, require
+from get3d_model.evaluation_settings import EvaluationConfig
+from get3d_model.limits import check_psi, check_texture_resolution
 from get3d_model.settings import read_yaml, settings_from_dict
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 GENERATORS = ("unified", "separate")
 ISOSURFACES = ("dmtet", "flexicubes")
-DISTANCES = ("cd", "lfd")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 def _power_of_two(value: int, low: int) -> bool:
@@ -43,7 +39,7 @@ class MeshesConfig:
     synth_seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.synth_count >= 2, f"synth_count must be at least 2, not {self.synth_count}")
+        require(self.synth_count >= 2, f"synth_count must be at least 2, not {self.synth_count}")
 
 
 @dataclass(frozen=True)
@@ -72,16 +68,16 @@ class RenderConfig:
     def __post_init__(self) -> None:
         for name, known in (("backend", ("raster", "blender")), ("engine", ("cycles", "eevee"))):
             value = getattr(self, name)
-            _check(value in known, f"{name} must be {' or '.join(known)}, not {value!r}")
-        _check(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
-        _check(self.views >= 1, f"views must be at least 1, not {self.views}")
-        _check(
+            require(value in known, f"{name} must be {' or '.join(known)}, not {value!r}")
+        require(self.samples >= 1, f"samples must be at least 1, not {self.samples}")
+        require(self.views >= 1, f"views must be at least 1, not {self.views}")
+        require(
             _power_of_two(self.resolution, 16),
             f"resolution must be a power of two >= 16, not {self.resolution}",
         )
-        _check(1 <= self.supersample <= 8, f"supersample must be 1 to 8, not {self.supersample}")
-        _check(0 < self.scale <= 1, f"scale must be in (0, 1], not {self.scale}")
-        _check(0 < self.val_fraction < 1, f"val_fraction must be between 0 and 1, not {self.val_fraction}")
+        require(1 <= self.supersample <= 8, f"supersample must be 1 to 8, not {self.supersample}")
+        require(0 < self.scale <= 1, f"scale must be in (0, 1], not {self.scale}")
+        require(0 < self.val_fraction < 1, f"val_fraction must be between 0 and 1, not {self.val_fraction}")
 
 
 @dataclass(frozen=True)
@@ -144,36 +140,36 @@ class ModelConfig:
             "texture_features",
             "volume_channel_max",
         ):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        _check(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        require(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
         for name, choices in (("generator", GENERATORS), ("isosurface", ISOSURFACES)):
             value = getattr(self, name)
-            _check(value in choices, f"{name} must be {' or '.join(choices)}, not {value!r}")
-        _check(
+            require(value in choices, f"{name} must be {' or '.join(choices)}, not {value!r}")
+        require(
             not (self.mirror_symmetry and self.isosurface == "flexicubes"),
             "mirror_symmetry needs isosurface: dmtet; the weights of FlexiCubes are not mirrored",
         )
         for name, low in (("tri_plane_resolution", 8), ("image_resolution", 16)):
             value = getattr(self, name)
-            _check(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")
-        _check(
+            require(_power_of_two(value, low), f"{name} must be a power of two >= {low}, not {value}")
+        require(
             self.tet_res >= 4 and self.tet_res % 2 == 0, f"tet_res must be even and >= 4, not {self.tet_res}"
         )
-        _check(self.grid_scale > 0, f"grid_scale must be positive, not {self.grid_scale}")
+        require(self.grid_scale > 0, f"grid_scale must be positive, not {self.grid_scale}")
         for base, top in (
             ("channel_base", "tri_plane_resolution"),
             ("discriminator_channel_base", "image_resolution"),
         ):
-            _check(
+            require(
                 getattr(self, base) >= getattr(self, top),
                 f"{base} must be at least {top} ({getattr(self, top)}), not {getattr(self, base)}",
             )
-        _check(
+        require(
             self.volume_channel_base >= 32,
             f"volume_channel_base must be at least 32, not {self.volume_channel_base}",
         )
         if self.initial_shape is not None:
-            _check(
+            require(
                 all(0 < half < self.grid_scale / 2 for half in self.initial_shape),
                 f"initial_shape must lie inside the grid (0 to {self.grid_scale / 2}), not {self.initial_shape}",
             )
@@ -243,14 +239,14 @@ class TrainingConfig:
             "total_kimg", "generator_lr", "discriminator_lr", "ema_half_life_kimg",
             "checkpoint_interval_kimg", "image_interval_kimg", "log_interval_kimg", "rank_timeout_s",
         ):  # fmt: skip
-            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name in ("batch_size", "views_per_shape", "r1_interval", "data_workers"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        _check(
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        require(
             self.batch_size % self.views_per_shape == 0,
             f"batch_size ({self.batch_size}) must be a multiple of views_per_shape ({self.views_per_shape})",
         )
-        _check(
+        require(
             self.early_stopping_patience is None or self.early_stopping_patience >= 1,
             f"early_stopping_patience must be at least 1 or null, not {self.early_stopping_patience}",
         )
@@ -258,110 +254,12 @@ class TrainingConfig:
             "r1_gamma", "sdf_regularizer_weight", "flexicubes_deviation_weight", "flexicubes_weights_weight",
             "validation_images", "w_avg_samples",
         ):  # fmt: skip
-            _check(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
-        _check(
+            require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
+        require(
             0 <= self.style_mixing_probability <= 1,
             f"style_mixing_probability must be 0 to 1, not {self.style_mixing_probability}",
         )
-        _check(-1 <= self.background <= 1, f"background must be in [-1, 1], not {self.background}")
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """One condition that a model must meet to be promoted; exactly the bounds that are given count."""
-
-    metric: str
-    """A number of metrics.json."""
-    min: float | None = None
-    max: float | None = None
-    worse_than_production: float | None = None
-    """How much worse than the model in production it may be, as a share of that one's value (0.05: 5 %); a difference
-    that its interval leaves open does not count as worse."""
-
-    def __post_init__(self) -> None:
-        _check(bool(self.metric), "metric must name a number of metrics.json")
-        bounds = (self.min, self.max, self.worse_than_production)
-        _check(any(b is not None for b in bounds), f"{self.metric} needs min, max or worse_than_production")
-        _check(
-            self.min is None or self.max is None or self.min <= self.max,
-            f"{self.metric}: min ({self.min}) must not be above max ({self.max})",
-        )
-        _check(
-            self.worse_than_production is None or self.worse_than_production >= 0,
-            f"{self.metric}: worse_than_production must not be negative, not {self.worse_than_production}",
-        )
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How a checkpoint is measured, and what it must reach."""
-
-    split: str = "val"
-    """The held-out split that samples are compared with."""
-    samples_per_reference: int = 5
-    """Generated shapes per held-out shape."""
-    surface_points: int = 2048
-    """Points per shape for the Chamfer distance."""
-    surface: str = "all"
-    """all, or outer: points only where the surface can be seen from outside, for meshes with inner structure."""
-    normalize: str = "box"
-    """Scale of every shape for the Chamfer distance and the JSD: box (longest side 1) or sphere (farthest vertex at 1)."""
-    distances: tuple[str, ...] = DISTANCES
-    """Between shapes: cd (Chamfer), lfd (light field)."""
-    truncation_psi: float = 1.0
-    image_samples: int = 50_000
-    """Generated pictures for FID and KID, one per shape; and at most as many real ones."""
-    image_resolution: int | None = None
-    """Pixels of generated and real pictures; none: those of the data set, which it must not exceed."""
-    texture_resolution: int = 1024
-    """Texels along a side of the textures that FID-3D renders."""
-    inception: str | None = None
-    """The Inception-v3 weights of 2015-12-05 for FID and KID: a file, or a URL to download once; none: the cache."""
-    memorization_points: int = 256
-    """Points per shape in the search for the nearest training shape, at most surface_points."""
-    bootstrap_resamples: int = 1000
-    fid_resamples: int = 50
-    """Resamples behind the intervals of FID, each of which costs an eigenvalue problem."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    min_samples: int = 10
-    """Fewer generated shapes are an error."""
-    min_references: int = 2
-    """Fewer readable held-out meshes are an error."""
-    sheet_samples: int = 16
-    """Samples pictured in the report."""
-    thresholds: tuple[Threshold, ...] = ()
-    """Conditions for `promote`; without any, every model is promoted."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_psi(self.truncation_psi)
-        check_seed(self.seed)
-        for name in (
-            "samples_per_reference", "surface_points", "memorization_points", "bootstrap_resamples",
-            "fid_resamples", "min_samples", "min_references", "sheet_samples",
-        ):  # fmt: skip
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        most = 1 << 20
-        _check(
-            self.surface_points <= most, f"surface_points must be at most {most}, not {self.surface_points}"
-        )
-        # Two, so that there is a spread.
-        _check(self.image_samples >= 2, f"image_samples must be at least 2, not {self.image_samples}")
-        _check(
-            self.image_resolution is None or self.image_resolution >= 16,
-            f"image_resolution must be at least 16, not {self.image_resolution}",
-        )
-        _check(self.surface in ("all", "outer"), f"surface must be all or outer, not {self.surface!r}")
-        _check(
-            self.normalize in ("box", "sphere"), f"normalize must be box or sphere, not {self.normalize!r}"
-        )
-        _check(
-            "cd" in self.distances and set(self.distances) <= set(DISTANCES),
-            f"distances must be cd, or cd and lfd, not {list(self.distances)}",
-        )
-        check_texture_resolution(self.texture_resolution)
-        _check(0.5 <= self.confidence < 1, f"confidence must be 0.5 to below 1, not {self.confidence}")
+        require(-1 <= self.background <= 1, f"background must be in [-1, 1], not {self.background}")
 
 
 @dataclass(frozen=True)
@@ -388,10 +286,10 @@ class ServingConfig:
         check_texture_resolution(self.texture_resolution)
         check_psi(self.truncation_psi)
         for name in ("max_batch_size", "instances", "queue_size"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("queue_timeout_s", "time_limit_s"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        _check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        require(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
 
 
 @dataclass(frozen=True)
@@ -408,7 +306,7 @@ class Config:
     serving: ServingConfig = field(default_factory=ServingConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             self.render.resolution == self.model.image_resolution,
             f"render.resolution ({self.render.resolution}) must equal model.image_resolution "
             f"({self.model.image_resolution})",

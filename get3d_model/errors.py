@@ -8,3 +8,9 @@ class InputError(Exception):
     and exits with 2; the Triton model returns it as INVALID_ARGUMENT. Anything else that is raised is a
     bug of ours and keeps its traceback.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError unless the condition holds."""
+    if not condition:
+        raise InputError(message)

@@ -29,8 +29,8 @@ from components.evaluate.shapes import MeshFolder, ShapeReader, ShapeSet, held_o
 from components.evaluate.sheets import Sheets, make_sheets
 from components.evaluate.viewer import viewer_html
 from components.metrics.feature_cache import FeatureCache
-from get3d_model.config import EvaluationConfig
 from get3d_model.data.manifest import Manifest
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.files import sha256_json, write_bytes_atomic, write_json_atomic
 from get3d_model.image_grid import save_image, tile
 from get3d_model.inference import Sampler

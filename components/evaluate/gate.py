@@ -12,8 +12,8 @@ from typing import Any
 
 from components.evaluate.catalogue import CATALOGUE, IMAGES, entry, known, show
 from components.evaluate.results import PICTURE_SETTINGS, SHAPES_PROTOCOL, WHOLE_PROTOCOL, Section, protocols
-from get3d_model.config import Threshold
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import Threshold
 from get3d_model.metrics.bootstrap import Interval
 
 PROMOTE, HOLD = "promote", "hold"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from components.evaluate.results import Section
 from components.evaluate.shapes import ShapeSet
-from get3d_model.config import EvaluationConfig
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.metrics.bootstrap import Bootstrap, Interval
 from get3d_model.metrics.chamfer import chamfer_matrix
 from get3d_model.metrics.lfd import VERSION, silhouette_backend

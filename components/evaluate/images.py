@@ -16,10 +16,10 @@ from components.evaluate.catalogue import OTHER_NETWORK
 from components.evaluate.results import Opinion, Section
 from get3d_model.camera_settings import CameraConfig
 from get3d_model.cameras import camera_distribution
-from get3d_model.config import EvaluationConfig
 from get3d_model.data.dataset import RenderedDataset
 from get3d_model.data.manifest import Manifest
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.files import sha256_file, sha256_json
 from get3d_model.inference import Sampler
 from get3d_model.metrics.bootstrap import Bootstrap, Interval

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from components.evaluate.shapes import Excluded, ShapeReader, ShapeSet
-from get3d_model.config import EvaluationConfig
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.inference import Sampler, Shapes
 from get3d_model.metrics.image_sets import GeneratedImages, camera_slice
 from get3d_model.metrics.memorization import picture_vectors

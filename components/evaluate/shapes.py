@@ -20,9 +20,9 @@ from components.metrics.shapes import FEATURES_VERSION, quality_from_numbers, qu
 from components.render.axes import Axes
 from components.render.inputs import MeshFile
 from components.render.mesh_files import inspect_meshes
-from get3d_model.config import EvaluationConfig
 from get3d_model.data.manifest import Manifest
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.mesh_io import load_textured_mesh
 from get3d_model.metrics.lfd import VERSION, lfd_descriptors, silhouette_backend
 from get3d_model.metrics.light_field import AXES, LIGHT_FIELDS

@@ -22,9 +22,10 @@ from components.evaluate.gate import decide
 from components.evaluate.images import NAMES
 from components.evaluate.main import main
 from components.evaluate.results import flat, protocols
-from get3d_model.config import EvaluationConfig, Threshold, config_to_dict
+from get3d_model.config import config_to_dict
 from get3d_model.data.manifest import Manifest, read_manifest, write_manifest
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import EvaluationConfig, Threshold
 from get3d_model.inference import Sampler
 from get3d_model.mesh_io import save_mesh
 from get3d_model.metrics.second_opinion import missing_requirement

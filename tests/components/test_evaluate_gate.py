@@ -10,8 +10,8 @@ import pytest
 
 from components.evaluate.gate import Production, Verdict, decide, read_production
 from components.evaluate.results import Section, flat, full, merge, protocols
-from get3d_model.config import Threshold
 from get3d_model.errors import InputError
+from get3d_model.evaluation_settings import Threshold
 from get3d_model.metrics.bootstrap import Interval
 
 

@@ -8,7 +8,7 @@ import torch
 from components.evaluate.geometry import geometry_section
 from components.evaluate.results import Section
 from components.evaluate.shapes import ShapeSet
-from get3d_model.config import EvaluationConfig
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.metrics.bootstrap import Bootstrap
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 
-from get3d_model.config import Config, EvaluationConfig, TrainingConfig, config_to_dict
+from get3d_model.config import Config, TrainingConfig, config_to_dict
+from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.weights import load_tensors
 from tests.get3d_model.data.synthetic import make_shapes, write_shard_dataset
 from tests.serving.tiny import CONFIG as TINY
