@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from get3d_model.errors import require
-from get3d_model.limits import check_psi, check_texture_resolution
+from get3d_model.limits import check_psi, check_seed, check_texture_resolution
 
 DISTANCES = ("cd", "lfd")
 
