@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DRIFT_FILE = "drift.json"
 DEFAULT_SAMPLES = 128
 """With 5 bins and 200 served meshes the PSI of an unchanged model is 0.05 on average, and 0.25 practically never."""
+MIN_SAMPLES = 4 * len(DRIFT_BINS)
 COLOUR_POINTS = 256
 RENDER_EVERY = 4
 """Of the meshes that are counted one in so many is rendered, too: a picture costs about as much as all else here."""
@@ -150,11 +151,16 @@ def rendered(sampler: Sampler, shapes: Shapes) -> dict[str, float]:
     return statistics_of_picture(sampler.picture(shapes, camera, RENDER_RESOLUTION)[0])
 
 
+def check_samples(name: str, samples: int) -> None:
+    """Raises InputError for fewer than say anything about the bins."""
+    if samples < MIN_SAMPLES:
+        raise InputError(f"{name} must be {MIN_SAMPLES} or more, not {samples}")
+
+
 def make_reference(values: list[dict[str, float]], truncation_psi: float) -> DriftReference:
     """values: the statistics of each sampled mesh. Raises InputError for too few."""
     bins = len(DRIFT_BINS)
-    if len(values) < 4 * bins:
-        raise InputError(f"{len(values)} samples are too few for a drift reference; use {4 * bins} or more")
+    check_samples("a drift reference's samples", len(values))
     edges, counts = {}, {}
     for name in STATISTICS:
         column = np.array([round_digits(v[name]) for v in values if name in v])

@@ -25,7 +25,7 @@ from get3d_model.errors import InputError
 from get3d_model.files import sha256_file, write_bytes_atomic, write_json_atomic
 from get3d_model.version import package_version
 from serving.codec import MODEL_NAME, SampleRequest
-from serving.drift import DEFAULT_SAMPLES, sample_reference, write_drift
+from serving.drift import DEFAULT_SAMPLES, check_samples, sample_reference, write_drift
 from serving.reference import write_reference
 from serving.repository import (
     CARD_FILE,
@@ -88,6 +88,8 @@ def export(
 
     if version is not None and version < 1:
         raise InputError(f"version {version} is not possible; Triton's versions start at 1")
+    if drift_samples:
+        check_samples("--drift-samples", drift_samples)
     source = find_checkpoint(checkpoint)
     parts, description = load_parts(source, [EMA])
     if EMA not in parts or "config" not in description:
@@ -270,11 +272,23 @@ def _read(path: Path, option: str, parse: Callable[[str], Any]) -> Any:
         raise InputError(f"{option} {path}: cannot be read ({error})") from None
 
 
+def _metrics(text: str) -> dict[str, Any]:
+    values = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    # No JSON, and unequal to itself: the same export would become another version each time.
+    raise ValueError(f"{name} is no JSON number")
+
+
 def run(args: argparse.Namespace) -> None:
     config = load_config(args.config) if args.config else None
     origin = Origin(
         training_commit=args.training_commit,
-        metrics=_read(args.metrics, "--metrics", json.loads) if args.metrics else {},
+        metrics=_read(args.metrics, "--metrics", _metrics) if args.metrics else {},
         licence=args.licence,
         credits=_read(args.credits, "--credits", str) if args.credits else None,
     )

@@ -3,7 +3,7 @@
     OUT/checkpoints/<kimg>/generator_ema.safetensors    what is sampled, self-describing
                            generator.safetensors, discriminator.safetensors
                            optimizers.safetensors       Adam moments and counters
-                           checkpoint.json              configuration, step, images seen, data set
+                           checkpoint.json              configuration, step, images seen, data set, commit of the code
 
 Every random draw of a run is a function of (seed, step, rank), so the step counter is the random state: there
 is no other state to store, and a resumed run draws what an uninterrupted one would have.
@@ -28,6 +28,7 @@ from get3d_model.files import atomic_directory, write_json_atomic
 from get3d_model.inference import CHECKPOINT_FILE, GENERATOR_FILE
 from get3d_model.latents import average_w
 from get3d_model.training.best import Best, write_best
+from get3d_model.version import source_commit
 from get3d_model.weights import load_module, load_tensors, save_tensors
 
 KEEP = 2
@@ -92,6 +93,7 @@ def save_checkpoint(out: Path, modules: TrainedModules, state: TrainingState) ->
         "kimg": state.kimg,
         "step": state.step,
         "dataset": state.dataset,
+        "training_commit": source_commit(),
     }
     with atomic_directory(folder) as temporary:
         for name, module in (

@@ -90,7 +90,7 @@ RUN apt-get update \
     && groupadd --gid 1000 get3d \
     && useradd --uid 1000 --gid 1000 --create-home get3d
 COPY --from=whole /opt/get3d /opt/get3d
-ENV PATH=/opt/get3d/bin:$PATH HOME=/home/get3d NUMBA_CACHE_DIR=/tmp/numba PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/get3d/bin:$PATH HOME=/home/get3d NUMBA_CACHE_DIR=/tmp/numba PYTHONUNBUFFERED=1 GET3D_COMMIT=${REVISION} \
     DVC_NO_ANALYTICS=1 DVC_SITE_CACHE_DIR=/tmp/dvc
 USER 1000:1000
 WORKDIR /home/get3d

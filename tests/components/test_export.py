@@ -257,8 +257,28 @@ def test_the_card_tells_the_origin(checkpoint: Path, tmp_path: Path) -> None:
     assert main([*arguments, "--training-commit", "abc123"]) == 0
     origin = read_model_card(tmp_path / "get3d" / "1").origin
     assert origin == Origin("0" * 64, "abc123", {"mmd": 0.5}, "CC BY 4.0", "Cars by A. Person")
-    (tmp_path / "metrics.json").write_text("no JSON")
-    assert main(arguments) == 2
+    for text in ("no JSON", "[0.5]", '{"mmd": NaN}'):
+        (tmp_path / "metrics.json").write_text(text)
+        assert main(arguments) == 2
+
+
+def test_the_card_tells_what_the_checkpoint_does(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path)
+    tensors, description = load_tensors(source)
+    save_tensors(tensors, source, {**description, "training_commit": "abc", "dataset": {"sha256": "1" * 64}})
+    assert read_model_card(export(source, tmp_path / "r", onnx=False).folder).origin == Origin(
+        "1" * 64, "abc"
+    )
+
+
+def test_too_few_drift_samples_are_refused_at_once(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--repository", str(tmp_path / "r"), "--drift-samples"]
+    for samples in ("-1", "3"):
+        assert main([*arguments, samples]) == 2
+        assert f"--drift-samples must be 20 or more, not {samples}" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists(), "refused before any work"
 
 
 def test_damaged_programs_are_named(checkpoint: Path, tmp_path: Path) -> None:

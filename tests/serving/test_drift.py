@@ -137,7 +137,7 @@ def test_files(tmp_path: Path) -> None:
     drift.write_drift(tmp_path, dataclasses.replace(reference, edges={"area": [1.0]}))
     with pytest.raises(InputError, match=r"drift\.json: not a drift reference .*export the model again"):
         drift.read_drift(tmp_path)
-    with pytest.raises(InputError, match="use 20 or more"):
+    with pytest.raises(InputError, match="must be 20 or more"):
         drift.make_reference([], 0.7)
 
 

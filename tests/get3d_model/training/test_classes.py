@@ -14,6 +14,7 @@ from get3d_model.inference import Sampler, find_checkpoint
 from get3d_model.latents import average_w
 from get3d_model.training.distributed import World
 from get3d_model.training.trainer import Trainer
+from get3d_model.version import source_commit
 from get3d_model.weights import load_tensors
 from tests.get3d_model.data.synthetic import make_views, write_published_dataset
 from tests.get3d_model.data.test_classes import label_shards
@@ -81,6 +82,7 @@ def test_the_average_of_a_checkpoint_is_that_of_its_weights(tmp_path: Path) -> N
     folder = trainer.run()
     tensors, description = load_tensors(find_checkpoint(folder))
     assert description["w_avg_samples"] == 100_000
+    assert description["training_commit"] == source_commit()
     ema = trainer.modules.generator_ema
     assert torch.equal(tensors["mapping.w_avg"], average_w(ema.mapping, 100_000, 0))
     assert torch.equal(tensors["mapping_geo.w_avg"], average_w(ema.mapping_geo, 100_000, 1))
