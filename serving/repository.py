@@ -183,7 +183,7 @@ def render_config(
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder, by relative path; left-over byte code does not count."""
+    """SHA-256 of every file of a folder, by relative path; byte code, which Triton's stub leaves, does not count."""
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 

@@ -67,6 +67,4 @@ def server_environment(files: TritonFiles) -> dict[str, str]:
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        # The version folders are immutable: Python must leave no byte code in them.
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
