@@ -270,7 +270,7 @@ def load_textured_mesh(path: Path, root: Path | None = None, notes: list[str] | 
     and PLY's are taken as sRGB.
     root: an OBJ file may name files in this folder, with `..` on the way (None: its own folder, as for the
     other formats). notes: gets a line for every library, material or picture of an OBJ that is missing.
-    Raises InputError, naming the file and the reason, for a missing or damaged file, an unsupported suffix or
+    Raises InputError, naming the file and the reason, for a missing, forbidden or damaged file, an unsupported suffix or
     feature, no triangles, NaN or infinite vertices, bad face indices, a file named by a glTF or
     PLY that is missing or outside the mesh's folder, and a mesh without extent.
     """
@@ -281,7 +281,11 @@ def load_textured_mesh(path: Path, root: Path | None = None, notes: list[str] | 
         )
     if not path.is_file():
         raise InputError(f"{path}: there is no such mesh file; check the path")
-    parts, extras = _READERS[path.suffix.lower()](path, root, [] if notes is None else notes)
+    try:
+        parts, extras = _READERS[path.suffix.lower()](path, root, [] if notes is None else notes)
+    except OSError as error:
+        # One file without access, or on a bad sector, is trouble of that file alone.
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check access to it") from error
     if not parts:
         raise InputError(f"{path}: contains no triangles; export it as a triangle mesh")
     parts = [_checked(path, part) for part in parts]

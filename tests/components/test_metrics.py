@@ -124,17 +124,20 @@ def test_damaged_and_empty_meshes_are_listed_and_left_out(
     (generated / "damaged.glb").write_bytes(b"nothing")
     (generated / "empty.obj").write_text("v 0 0 0\nv 1 0 0\n")
     (generated / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    # As a bad sector or a file of somebody else, also for those who may read everything.
+    (generated / "unreadable.ply").symlink_to("/proc/self/mem")
     out = tmp_path / "out"
     options = ["--points", 64, "--resamples", 5, "--cache", tmp_path / "c"]
     assert run(generated, folders[1], *options, "--out", out) == 0
     printed = capsys.readouterr().out
     metrics, full = load(out), load(out, "metrics_full.json")
-    assert (metrics["generated"], metrics["generated_excluded"]) == (4, 3)
+    assert (metrics["generated"], metrics["generated_excluded"]) == (4, 4)
     assert metrics["empty_fraction"] == pytest.approx(2 / 6)
     reasons = {row["mesh"]: row["reason"] for row in full["excluded"]["generated"]}
-    assert set(reasons) == {"damaged.glb", "empty.obj", "flat.obj"}
+    assert set(reasons) == {"damaged.glb", "empty.obj", "flat.obj", "unreadable.ply"}
+    assert reasons["unreadable.ply"].startswith("cannot be read (")
     assert "no triangles" in reasons["empty.obj"] and "without area" in reasons["flat.obj"]
-    assert "generated: 3 of 7 meshes excluded:" in printed and "  empty.obj: contains no triangles" in printed
+    assert "generated: 4 of 8 meshes excluded:" in printed and "  empty.obj: contains no triangles" in printed
     # The numbers are those of the usable ones.
     assert run(*folders, *options, "--out", tmp_path / "clean") == 0
     assert load(tmp_path / "clean")["lfd_mmd"] == metrics["lfd_mmd"]
