@@ -16,7 +16,7 @@ from typing import Any
 from get3d_model.camera_settings import CameraConfig
 from get3d_model.errors import InputError, require
 from get3d_model.evaluation_settings import EvaluationConfig
-from get3d_model.limits import check_psi, check_texture_resolution
+from get3d_model.limits import check_psi, check_seed, check_texture_resolution
 from get3d_model.settings import read_yaml, settings_from_dict
 
 CONFIG_DIR = Path(__file__).parent / "configs"
@@ -39,6 +39,7 @@ class MeshesConfig:
     synth_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.synth_seed)
         require(self.synth_count >= 2, f"synth_count must be at least 2, not {self.synth_count}")
 
 
@@ -76,6 +77,7 @@ class RenderConfig:
             f"resolution must be a power of two >= 16, not {self.resolution}",
         )
         require(1 <= self.supersample <= 8, f"supersample must be 1 to 8, not {self.supersample}")
+        check_seed(self.seed)
         require(0 < self.scale <= 1, f"scale must be in (0, 1], not {self.scale}")
         require(0 < self.val_fraction < 1, f"val_fraction must be between 0 and 1, not {self.val_fraction}")
 
@@ -132,16 +134,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "z_dim",
-            "w_dim",
-            "mapping_layers",
-            "mlp_hidden_layers",
-            "mlp_width",
-            "texture_features",
-            "volume_channel_max",
-        ):
+            "z_dim", "w_dim", "mapping_layers", "mlp_hidden_layers", "mlp_width", "texture_features",
+            "tri_plane_features", "channel_max", "volume_channel_max", "discriminator_channel_max",
+        ):  # fmt: skip
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        require(self.num_classes >= 0, f"num_classes must be 0 or more, not {self.num_classes}")
+        for name in ("num_classes", "num_half_precision_blocks"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more, not {getattr(self, name)}")
         for name, choices in (("generator", GENERATORS), ("isosurface", ISOSURFACES)):
             value = getattr(self, name)
             require(value in choices, f"{name} must be {' or '.join(choices)}, not {value!r}")
@@ -155,7 +153,8 @@ class ModelConfig:
         require(
             self.tet_res >= 4 and self.tet_res % 2 == 0, f"tet_res must be even and >= 4, not {self.tet_res}"
         )
-        require(self.grid_scale > 0, f"grid_scale must be positive, not {self.grid_scale}")
+        for name in ("grid_scale", "deformation_multiplier", "activation_clamp"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for base, top in (
             ("channel_base", "tri_plane_resolution"),
             ("discriminator_channel_base", "image_resolution"),
@@ -245,6 +244,11 @@ class TrainingConfig:
         require(
             self.batch_size % self.views_per_shape == 0,
             f"batch_size ({self.batch_size}) must be a multiple of views_per_shape ({self.views_per_shape})",
+        )
+        check_seed(self.seed)
+        require(
+            self.ema_rampup is None or self.ema_rampup > 0,
+            f"ema_rampup must be positive or null, not {self.ema_rampup}",
         )
         require(
             self.early_stopping_patience is None or self.early_stopping_patience >= 1,

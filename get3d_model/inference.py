@@ -230,7 +230,7 @@ class Sampler:
             raise InputError(f"the model {self.identity.name} has no classes; leave the class out")
         if text in names:
             return names.index(text)
-        if text.isdigit() and int(text) < len(names):
+        if text.isdecimal() and int(text) < len(names):
             return int(text)
         raise InputError(f"class {text!r} does not exist; {self.identity.name} has {', '.join(names)}")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import sys
 import types
 import typing
 from pathlib import Path
@@ -91,11 +93,15 @@ def _convert(hint: Any, value: Any, source: str, name: str) -> Any:
             _convert(h, v, source, f"{name}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True))
         )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        # A whole number can be too large for a float.
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint:
-        raise InputError(f"{source}: {name} must be {hint.__name__}, not {value!r} ({_kind(value)})")
-    if hint is float and value != value:
-        raise InputError(f"{source}: {name} must be a number, not nan")
+        # YAML 1.1 takes 1e-3 for a text.
+        exponent = hint is float and isinstance(value, str) and value[:1].isdecimal() and "e" in value.lower()
+        told = "; write it with a point and a signed exponent, such as 1.0e-3" if exponent else ""
+        raise InputError(f"{source}: {name} must be {hint.__name__}, not {value!r} ({_kind(value)}){told}")
+    if hint is float and not math.isfinite(value):
+        raise InputError(f"{source}: {name} must be a finite number, not {value}")
     return value
 
 

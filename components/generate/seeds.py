@@ -12,7 +12,7 @@ def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InputError(
                 f"{option} {text!r}: {part.strip()!r} is not a seed or a range; write 0-15 or 1,5,9-12"
             )

@@ -97,7 +97,7 @@ def test_seeds_as_people_type_them(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "5-3", "1,,2", "1.5", f"0-{MAX_SEEDS}"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "5-3", "1,,2", "1.5", "²", f"0-{MAX_SEEDS}"])
 def test_other_seed_lists_are_refused_with_what_was_typed(text: str) -> None:
     with pytest.raises(InputError, match="--seeds") as error:
         parse_seeds(text)
