@@ -94,4 +94,4 @@ ENV PATH=/opt/get3d/bin:$PATH HOME=/home/get3d NUMBA_CACHE_DIR=/tmp/numba PYTHON
     DVC_NO_ANALYTICS=1 DVC_SITE_CACHE_DIR=/tmp/dvc
 USER 1000:1000
 WORKDIR /home/get3d
-CMD ["get3d", "doctor"]
+CMD ["get3d", "--help"]
