@@ -55,7 +55,12 @@ def verdict(folder: str, promote: str = "auto") -> dict[str, Any]:
         raise InputError(
             f"{path}: decision must be one of {', '.join(DECISIONS)}, not {found.get('decision')!r}"
         )
-    decision, reasons = found["decision"], [str(reason) for reason in found.get("reasons", [])]
+    reasons = found.get("reasons", [])
+    if not isinstance(reasons, list):
+        raise InputError(
+            f"{path}: reasons must be a list of lines, not {reasons!r}; run the evaluation again"
+        )
+    decision, reasons = found["decision"], [str(reason) for reason in reasons]
     monitoring_steps().report_gate(decision == "promote")
     if promote == "always":
         return {

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     found = verdict(str(args.evaluation), args.promote)
     reasons = "; ".join(found["reasons"])
     if found["decision"] != "promote":
-        raise InputError(f"the model is held: {reasons}; train better, or change evaluation.thresholds")
+        advice = "" if args.promote == "never" else "; train better, or change evaluation.thresholds"
+        raise InputError(f"the model is held: {reasons}{advice}")
     print(f"promoted: {reasons}")
 
 
