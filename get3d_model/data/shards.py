@@ -35,8 +35,8 @@ TEXTS = ("label", "caption")
 # A tar should take about this many bytes, and never hold more images than this.
 SHARD_BYTES = 2**29
 SHARD_IMAGES = 10_000
-# Of a picture in a tar. Our procedural vehicles take 0.5 (64 px), 0.3 (256 px) and 0.15 (1024 px) bytes per pixel;
-# a texture that is a photograph takes more, so the highest of these stands for all.
+# Of a picture in a tar. Our procedural vehicles take 0.6 (64 px), 0.3 (256 px) and 0.16 (1024 px) bytes per pixel; a
+# texture that is a photograph takes more, and small pictures are limited by their number before.
 _BYTES_PER_PIXEL = 0.5
 _BYTES_PER_VIEW = 4 * tarfile.BLOCKSIZE  # two headers, the camera, padding
 # One row per image, in the order of the tars. `shape` counts in the sorted ids of the manifest's shapes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from get3d_model.png import fast_png, small_png
+from get3d_model.png import PNG_ENCODING, fast_png, small_png
 
 SHAPES = [(1, 1), (3, 5), (64, 64), (65, 7), (200, 130)]
 Encode = Callable[[np.ndarray], bytes]
@@ -68,6 +69,19 @@ def test_the_same_bytes_whatever_other_threads_do(encode: Encode) -> None:
     expected = [encode(picture) for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(encode, pictures * 20)) == expected * 20
+
+
+def test_the_bytes_of_a_data_set() -> None:
+    """They are found again by keys with the encoding's name: where these bytes change, `PNG_ENCODING` has to."""
+    y, x = np.mgrid[:96, :80]
+    smooth = np.stack([x + y, 2 * x, 255 - y, 255 * (x > y)], axis=-1).astype(np.uint8)
+    bands = np.stack([x * y % 251, x * 7 % 13, y // 8, 0 * x], axis=-1).astype(np.uint8)
+    content = small_png(np.concatenate([smooth, bands]))
+    assert PNG_ENCODING == "rows by none, sub or up; libdeflate 6"
+    assert (
+        hashlib.sha256(content).hexdigest()
+        == "8cf62e1df3e308fdf469846ae78ad428814a875a5c0d14c4e339f5d568692623"
+    )
 
 
 def test_png_of_a_smooth_picture_is_small() -> None:
