@@ -169,8 +169,13 @@ def _distributions(
 
 
 def write(evaluation: Evaluation, verdict: Verdict, titles: Titles, out: Path) -> None:
-    """metrics.json, metrics_full.json, gate.json, report.html, pictures and plots/, each atomically; metrics.json last."""
+    """metrics.json, metrics_full.json, gate.json, report.html, pictures and plots/, each atomically; metrics.json last.
+    Plots of an earlier evaluation that this one does not have are removed."""
     section = evaluation.section
+    names = {f"{distribution.name}.json" for distribution in evaluation.distributions}
+    for earlier in (out / "plots").glob("*.json"):
+        if earlier.name not in names:
+            earlier.unlink()
     for distribution in evaluation.distributions:
         content = json.dumps(plot_rows(distribution), indent=1) + "\n"
         write_bytes_atomic(out / "plots" / f"{distribution.name}.json", content.encode())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.evaluate.distributions import Distribution, cumulative, distribution_svg, plot_rows
+from components.evaluate.evaluation import Evaluation, write
 from components.evaluate.gate import Verdict
 from components.evaluate.page import Titles, evaluation_html
 from components.evaluate.results import Opinion, Section, flat, full, protocols
@@ -119,3 +121,14 @@ def test_cumulative_shares_and_percentiles() -> None:
     assert svg.startswith("<svg") and "held out (1000)" in svg and "none" not in svg.split("held out")[1]
     assert svg == distribution_svg(distribution)
     assert distribution_svg(Distribution("d", "D", "u", "", {"none": np.zeros(0)})) == ""
+
+
+def test_plots_of_an_earlier_evaluation_do_not_stay(tmp_path: Path) -> None:
+    """Without training shapes, say, there is no distance to them: the old curve would pass for a new one."""
+    section = Section(metrics={"cd_cov": Interval(0.5, 0.25, 0.75)})
+    sheets = Sheets([("0", PICTURE)], {}, [], [])
+    curves = [Distribution(name, name, "", "", {"samples": np.arange(3.0)}) for name in ("one", "other")]
+    for kept in (2, 1):
+        found = Evaluation(section, sheets, curves[:kept])
+        write(found, Verdict("promote", [], None), Titles("cars", 1.0, "a" * 64, 0.9), tmp_path)
+        assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == ["one", "other"][:kept]
