@@ -130,7 +130,10 @@ def record_best(out: Path, best: Best) -> None:
 def retire_checkpoints(folders: Sequence[Path]) -> None:
     """Renames checkpoints, so that they are found no more; the next `save_checkpoint` removes them."""
     for folder in folders:
-        folder.rename(folder.with_name(RETIRED_PREFIX + folder.name))
+        retired = folder.with_name(RETIRED_PREFIX + folder.name)
+        # Left by a run that was killed while it removed.
+        shutil.rmtree(retired, ignore_errors=True)
+        folder.rename(retired)
 
 
 def list_checkpoints(out: Path) -> list[Path]:
@@ -143,10 +146,17 @@ def read_state(folder: Path) -> TrainingState:
     path = folder / CHECKPOINT_FILE
     try:
         data = json.loads(path.read_text())
-        return TrainingState(
+        state = TrainingState(
             data["step"], data["images_seen"], data["config"], data["dataset"], data.get("best")
         )
-    except (OSError, ValueError, KeyError) as error:
+        if not (isinstance(state.step, int) and isinstance(state.images_seen, int)):
+            raise ValueError("step and images_seen are no whole numbers")
+        # Its name is the only setting outside a section.
+        sections = [section for name, section in state.config.items() if name != "name"]
+        if not all(isinstance(section, dict) for section in (*sections, state.dataset)):
+            raise ValueError("config or dataset is no mapping of settings")
+        return state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a readable checkpoint ({error!r}); remove {folder} to use an older one"
         ) from None
@@ -155,16 +165,20 @@ def read_state(folder: Path) -> TrainingState:
 def load_checkpoint(folder: Path, modules: TrainedModules) -> TrainingState:
     """Fills modules and optimizers. Raises InputError for files that do not fit."""
     state = read_state(folder)
-    for name, module in (
-        (GENERATOR_FILE, modules.generator_ema),
-        ("generator.safetensors", modules.generator),
-        ("discriminator.safetensors", modules.discriminator),
-    ):
-        tensors, _ = load_tensors(folder / name)
-        load_module(module, tensors, folder / name)
-    tensors, _ = load_tensors(folder / "optimizers.safetensors")
-    _fill_optimizer("generator", modules.generator_optimizer, tensors)
-    _fill_optimizer("discriminator", modules.discriminator_optimizer, tensors)
+    try:
+        for name, module in (
+            (GENERATOR_FILE, modules.generator_ema),
+            ("generator.safetensors", modules.generator),
+            ("discriminator.safetensors", modules.discriminator),
+        ):
+            tensors, _ = load_tensors(folder / name)
+            load_module(module, tensors, folder / name)
+        file = folder / "optimizers.safetensors"
+        tensors, _ = load_tensors(file)
+        _fill_optimizer("generator", modules.generator_optimizer, tensors, file)
+        _fill_optimizer("discriminator", modules.discriminator_optimizer, tensors, file)
+    except InputError as error:
+        raise InputError(f"{error}; remove {folder} to use an older one") from None
     return state
 
 
@@ -198,11 +212,22 @@ def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[st
     }
 
 
-def _fill_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _fill_optimizer(
+    prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], file: Path
+) -> None:
+    """Raises InputError for tensors that are not of this optimizer."""
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        owner, index, key = name.split(".")
-        if owner == prefix:
-            state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
+        owner, _, rest = name.partition(".")
+        if owner != prefix:
+            continue
+        index, _, key = rest.partition(".")
+        number = int(index) if index.isdecimal() else len(parameters)
+        if number >= len(parameters) or tensor.numel() not in (1, parameters[number].numel()):
+            raise InputError(f"{file}: {name} does not fit the {prefix}'s optimizer")
+        state.setdefault(number, {})[key] = tensor
+    if not state:
+        raise InputError(f"{file}: holds nothing of the {prefix}'s optimizer")
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -23,11 +23,10 @@ class JsonLinesSink:
         if path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
                     continue  # the half-written last line of a killed run
-                if record["step"] <= resume_step:
-                    kept.append(line)
         write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
         self._path = path
 

@@ -147,14 +147,34 @@ def test_leftovers_of_a_killed_run_go(trained: Path, tiny_data: Path, tmp_path: 
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["000000008", "000000012"]
 
 
+def test_what_a_run_killed_while_removing_left_does_not_stop_a_restart(
+    trained: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    out = copy_of(trained, tmp_path / "out")
+    names = [folder.name for folder in list_checkpoints(out)]
+    (out / "checkpoints" / f"stale-{names[0]}" / "rest").mkdir(parents=True)
+    assert Trainer(tiny_config(2, seed=9), tiny_data, out, ONE_PROCESS).resume(restart_on_change=True) is None
+    assert not list_checkpoints(out)
+
+
 def test_a_damaged_checkpoint_is_named(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
     for number, (file, content) in enumerate(
-        [("checkpoint.json", b"{"), ("checkpoint.json", b"{}"), ("optimizers.safetensors", b"\0" * 50)]
+        [
+            ("checkpoint.json", b"{"),
+            ("checkpoint.json", b"{}"),
+            ("checkpoint.json", b"[]"),
+            ("checkpoint.json", b'{"step": 1, "images_seen": 4, "config": [], "dataset": {}}'),
+            ("checkpoint.json", b'{"step": "1", "images_seen": 4, "config": {}, "dataset": {}}'),
+            ("checkpoint.json", b'{"step": 1, "images_seen": 4, "config": {"model": 1}, "dataset": {}}'),
+            ("optimizers.safetensors", b"\0" * 50),
+            ("optimizers.safetensors", "generator.safetensors"),
+        ]
     ):
         out = copy_of(trained, tmp_path / str(number))
-        path = list_checkpoints(out)[-1] / file
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=str(path)):
+        folder = list_checkpoints(out)[-1]
+        path = folder / file
+        path.write_bytes(content if isinstance(content, bytes) else (folder / content).read_bytes())
+        with pytest.raises(InputError, match=f"{path}.*; remove {folder} to use an older one"):
             Trainer(tiny_config(2), tiny_data, out, ONE_PROCESS).resume()
 
 
@@ -234,6 +254,9 @@ def test_records_beyond_the_resumed_step_and_half_lines_go(tmp_path: Path) -> No
         {"step": 2, "kimg": 0.2},
         {"step": 3, "kimg": 9.0},
     ]
+    path.write_text('4\n{"other": 1}\n{"step": 1}\n')
+    JsonLinesSink(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
 
 
 def test_a_description_of_another_kind(tmp_path: Path) -> None:
