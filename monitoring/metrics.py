@@ -1,7 +1,7 @@
 """Every metric of the project: name, kind, unit and labels, defined once.
 
 Exporters, the served model, rules, dashboards and their tests read this table; a name that is not here is exported by
-nobody. No label takes a value that a user or a file chooses: the values are listed in LABEL_VALUES, or are as few as
+nobody. No label takes a value from a request or from data: the values are listed in LABEL_VALUES, or are as few as
 their line there says, so that the number of series has a bound (`max_series`).
 Standard library only: the served model imports it.
 """
