@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import WATCHED_PROCESS, run_folder
-from components.finish.main import OUTCOME_FILE, finish
+from components.finish.main import OUTCOME_FILE, SUCCEEDED, finish, read_outcome
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
 from pipelines.parameters import arguments_from
@@ -37,7 +37,10 @@ def run_pipeline(args: argparse.Namespace) -> None:
     run_id = args.run_id or _new_run_id()
     folder = run_folder(workspace, run_id)
     if (folder / OUTCOME_FILE).exists():
-        raise InputError(f"run {run_id} is there already ({folder}); give another --run-id, or none")
+        if read_outcome(workspace, run_id)["state"] == SUCCEEDED:
+            raise InputError(f"run {run_id} is there already ({folder}); give another --run-id, or none")
+        # One that failed or was stopped is continued by the same command.
+        (folder / OUTCOME_FILE).unlink()
     folder.mkdir(parents=True, exist_ok=True)
     timeline = Timeline()
     started = time.monotonic()

@@ -116,6 +116,12 @@ def test_a_bad_value_ends_the_run_at_the_first_step(
         ("finish", "SUCCESS"),
     ]
     assert "Got executor_input" in (folder / "log.txt").read_text()
+    # What it says, that the same command continues, is true: the run's name is not used up.
+    assert "the same command again continues" in err
+    assert cli.main(command) == 2
+    assert "'validate'" in capfd.readouterr().err
+    outcome["state"] = "SUCCEEDED"
+    (folder / "outcome.json").write_text(json.dumps(outcome))
     assert cli.main(command) == 2
     assert "is there already" in capfd.readouterr().err
 
