@@ -11,6 +11,14 @@ from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address; copy it to a folder first (`get3d data pull`)"
+        )
+    return Path(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(
         dest="action", metavar="ACTION", required=True, help="each has its own --help"
@@ -23,24 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     stats = actions.add_parser("stats", help="what a data set holds")
-    stats.add_argument("dir", type=Path, metavar="DIR", help="shards, or the published layout")
+    stats.add_argument("dir", type=_folder, metavar="DIR", help="shards, or the published layout")
     stats.add_argument("--json", action="store_true", help="as JSON")
 
     verify = actions.add_parser("verify", help="decode every image, check every camera, hash and split")
-    verify.add_argument("dir", type=Path, metavar="DIR", help="shards, or the published layout")
+    verify.add_argument("dir", type=_folder, metavar="DIR", help="shards, or the published layout")
     verify.add_argument("--limit", type=int, default=20, help="problems shown (default: 20)")
     verify.add_argument("--threads", type=int, help="one per processor unless given")
 
     convert = actions.add_parser("convert", help="between the published layout and shards")
-    convert.add_argument("source", type=Path, metavar="SRC", help="a data set in either layout")
-    convert.add_argument("out", type=Path, metavar="DST", help="a new or empty folder")
+    convert.add_argument("source", type=_folder, metavar="SRC", help="a data set in either layout")
+    convert.add_argument("out", type=_folder, metavar="DST", help="a new or empty folder")
     convert.add_argument("--to", choices=("shards", "published"), required=True, help="the layout of DST")
     convert.add_argument("--category", help="folder of all shapes below img/; one per class unless given")
     convert.add_argument("--shapes-per-shard", type=int, help="about half a GiB of them unless given")
 
     sheet = actions.add_parser("sheet", help="pictures of a data set on one sheet")
     sheet.add_argument(
-        "dir", type=Path, metavar="DIR", help="shards, the published layout, or a mixture file"
+        "dir", type=_folder, metavar="DIR", help="shards, the published layout, or a mixture file"
     )
     sheet.add_argument("out", type=Path, metavar="OUT.png", help="the sheet")
     sheet.add_argument("--shapes", type=int, default=24, help="at most, evenly spread (default: %(default)s)")
@@ -50,14 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sheet.add_argument("--split", help="only shapes of this split, such as val")
 
     push = actions.add_parser("push", help="copy a finished data set or part to an object store")
-    push.add_argument("dir", type=Path, metavar="DIR", help="shards with their manifest")
+    push.add_argument("dir", type=_folder, metavar="DIR", help="shards with their manifest")
     push.add_argument(
         "url", metavar="URL", help="such as s3://bucket/folder; its fsspec driver must be installed"
     )
 
     pull = actions.add_parser("pull", help="copy a data set or its parts from an object store")
     pull.add_argument("url", metavar="URL", help="where `push` put it")
-    pull.add_argument("dir", type=Path, metavar="DIR", help="what is there already is not copied again")
+    pull.add_argument("dir", type=_folder, metavar="DIR", help="what is there already is not copied again")
 
     pointer = actions.add_parser("pointer", help="write a file that stands for data in a DVC repository")
     pointer.add_argument("source", metavar="dvc://REPO@REV:PATH", help="what DVC tracks at PATH")

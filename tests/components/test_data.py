@@ -61,6 +61,14 @@ def test_sound_data_sets(shards, tmp_path, capsys):
     assert main(["data", "verify", str(tmp_path / "absent")]) == 2
 
 
+def test_an_address_is_not_taken_for_a_folder(capsys):
+    for action in ("stats", "verify"):
+        with pytest.raises(SystemExit) as caught:
+            main(["data", action, "s3://bucket/set"])
+        assert caught.value.code == 2
+        assert "s3://bucket/set is an address; copy it to a folder first" in capsys.readouterr().err
+
+
 def test_figures(shards, capsys):
     assert main(["data", "stats", str(shards), "--json"]) == 0
     stats = json.loads(capsys.readouterr().out)
