@@ -336,13 +336,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--git-repository", default="", help="git repository that the version is recorded in; empty: none is")
     add("--git-revision", default="", help="commit or branch that this run belongs to")
     add("--run-id", default="manual", help="name of this run")
-    add("--out", type=Path, required=True, help=f"folder for {PLAN_FILE}")
+    add("--out", type=Path, help=f"folder for a copy of {PLAN_FILE}, which is in WORKSPACE/runs/RUN_ID")
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the plan. Raises InputError for the first thing that is wrong."""
     plan = make_plan(args)
-    write_json_atomic(args.out / PLAN_FILE, plan)
+    if args.out is not None:
+        write_json_atomic(args.out / PLAN_FILE, plan)
     # For the exit handler, which sees no output of another step.
     write_json_atomic(run_folder(args.workspace, args.run_id) / PLAN_FILE, plan)
     print(f"data set {plan['dataset']}, training {plan['training']}, {args.shards} shards", flush=True)

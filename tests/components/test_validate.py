@@ -49,6 +49,9 @@ def test_a_plan_names_everything(tmp_path: Path, meshes: Path) -> None:
     assert Path(found["dataset"]).parent == tmp_path / "ws" / "datasets"
     # The exit handler sees no output of another step.
     assert json.loads((tmp_path / "ws" / "runs" / "r-1" / "plan.json").read_text()) == found
+    # Who only wants to know whether it would run needs no copy.
+    assert main(["--params", "demo", "--workspace", str(tmp_path / "other")]) == 0
+    assert [path.name for path in (tmp_path / "other" / "runs").iterdir()] == ["manual"]
 
 
 def test_a_folder_depends_on_all_that_decides_what_it_will_hold(tmp_path: Path, meshes: Path) -> None:
