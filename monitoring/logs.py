@@ -38,11 +38,13 @@ class Log:
         """One line of JSON, without its end."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields = {"time": now, "level": level, "command": self.command, "run_id": self.run_id}
-        if (rank := os.environ.get("RANK")) is not None:
+        if (rank := os.environ.get("RANK", "")).isdecimal():
             fields["rank"] = int(rank)
         if (step := self.step()) is not None:
             fields["step"] = step
-        return json.dumps({**fields, "message": message}, ensure_ascii=False)
+        # A file's name need not be UTF-8, and nothing can print such a one as it is.
+        printable = message.encode(errors="replace").decode() == message
+        return json.dumps({**fields, "message": message}, ensure_ascii=not printable)
 
 
 class JsonLines(io.TextIOBase):

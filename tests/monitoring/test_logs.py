@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -50,6 +51,19 @@ def test_every_line_is_a_record(automatic: Callable[[], str], monkeypatch: pytes
         ("train", "run-7", 1, "info")
     }
     assert all(str(r["time"]).endswith("Z") for r in found)
+
+
+def test_odd_names_and_surroundings_end_nothing(
+    automatic: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder whose name is no UTF-8, and a variable of somebody else's launcher."""
+    monkeypatch.setenv("RANK", "first")
+    folder = os.fsdecode(b"out-\xff")
+    with logs.structured("serve"):
+        print(folder)
+    (record,) = records(automatic())
+    assert os.fsencode(str(record["message"])) == b"out-\xff" and "rank" not in record
+    logs.Log("serve", "x").record(folder).encode()
 
 
 def test_what_a_command_failed_with_is_a_record(automatic: Callable[[], str]) -> None:
