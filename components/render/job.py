@@ -170,7 +170,7 @@ def _find_inputs(options: RenderOptions, renderer_version: str) -> Inputs:
     )
     log(f"{len(meshes)} meshes in {options.meshes}; {used}")
     if options.writes_published:
-        check_folder_names(mesh.shape_id for mesh in meshes)
+        check_folder_names((mesh.shape_id for mesh in meshes), "shorten the mesh's path or use shards")
     # Checked now, so that a shape in two lists does not show after hours of rendering.
     split_shapes(meshes, meshes, split_files, options.val_fraction, options.pixels.seed)
     tables = _read_tables(options, meshes)

@@ -143,9 +143,10 @@ def _to_published(
     if not isinstance(source, ShardSource):
         raise InputError(f"{source.path} is in the published layout already")
     known, folders = source.manifest, {}
-    check_folder_names(source.table.shape_ids)
     for shape_id, label in zip(source.table.shape_ids, source.table.labels, strict=True):
-        folders[shape_id] = category or label
+        folders[shape_id] = label if category is None else category
+    check_folder_names(source.table.shape_ids, "keep it in shards")
+    check_folder_names(sorted(set(folders.values())), "give all shapes one with --category")
     for stored in known.shards:
         for shape_id, piece in read_pieces(sound_file(source.path, stored)):
             views = decode_piece(piece)

@@ -174,13 +174,15 @@ def _category_folders(path: Path, category: str | None) -> list[tuple[str, Path,
     return [(name, images / name, cameras / name) for name in names]
 
 
-def check_folder_names(shape_ids: Iterable[str]) -> None:
-    """Raises InputError for a shape whose id is too long for the folder of its images."""
-    for shape_id in shape_ids:
-        if len(os.fsencode(shape_id)) > LONGEST_NAME:
+def check_folder_names(names: Iterable[str], advice: str) -> None:
+    """Raises InputError for what cannot be the name of a folder of this layout; `advice` ends the message."""
+    for name in names:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise InputError(f"the published layout cannot have a folder called {name!r}; {advice}")
+        if len(os.fsencode(name)) > LONGEST_NAME:
             raise InputError(
-                f"the published layout needs a folder called {shape_id!r}, longer than the {LONGEST_NAME} bytes of"
-                " a name; shorten the mesh's path or use shards"
+                f"the published layout cannot have a folder called {name!r}, longer than the {LONGEST_NAME} bytes of a"
+                f" name; {advice}"
             )
 
 

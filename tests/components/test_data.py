@@ -237,6 +237,23 @@ def test_damage_is_not_converted(shards, tmp_path, capsys, layout):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("label", "options"),
+    [("../../out", []), ("a/b", []), (".", []), ("car", ["--category", "../x"]), ("car", ["--category", ""])],
+)
+def test_a_class_that_no_folder_can_be_called(shards, tmp_path, capsys, label, options):
+    manifest = read_manifest(shards)
+    shapes = {key: replace(mesh, label=label) for key, mesh in manifest.shapes.items()}
+    write_manifest(shards, replace(manifest, shapes=shapes))
+    before = _files(tmp_path)
+    line = ["data", "convert", str(shards), str(tmp_path / "deep/er"), "--to", "published", *options]
+    assert main(line) == 2
+    assert "cannot have a folder called" in capsys.readouterr().err
+    assert _files(tmp_path) == before
+    assert main([*line, "--category", "all"]) == 0
+    assert RenderedDataset(tmp_path / "deep/er").class_names == [label]
+
+
 def test_a_mixture_is_not_converted(tmp_path, capsys):
     for name, resolution in (("a", 32), ("b", 16)):
         write_shard_dataset(tmp_path / name, {name: make_views(name, resolution=resolution)})
