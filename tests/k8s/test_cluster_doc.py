@@ -64,6 +64,17 @@ def test_names_exist() -> None:
 
 
 @needs_kubectl
+def test_the_line_that_keeps_the_volumes_removes_all_else() -> None:
+    (kinds,) = re.findall(
+        r"^kubectl -n kubeflow delete (\S+,\S+) -l app.kubernetes.io/part-of=get3d$", CODE, re.M
+    )
+    removed = {{"pdb": "poddisruptionbudget"}.get(kind, kind) for kind in kinds.split(",")}
+    made = [manifest for manifest in rendered("local") if manifest["kind"] != "PersistentVolumeClaim"]
+    assert removed == {manifest["kind"].lower() for manifest in made}
+    assert {manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] for manifest in made} == {"get3d"}
+
+
+@needs_kubectl
 def test_an_overlay_of_your_own_renders(tmp_path: Path) -> None:
     """The page's, with KServe's lines and the component that stands last."""
     block = re.search(r"^ +# kustomization.yaml\n(.*?)\n\n", PAGE, re.S | re.M)[1]
