@@ -88,7 +88,14 @@ def evaluate(
     facts = sample_facts(samples.qualities, list(samples.textured.values()))
     sections = [
         _facts(
-            sampler, manifest, settings, references, count, len(unusable) + len(unusable_train), len(empty)
+            sampler,
+            manifest,
+            settings,
+            references,
+            count,
+            len(unusable) + len(unusable_train),
+            len(empty),
+            len(reader.changed),
         ),
         images_section(pictures, network, cache, bootstrap),
         geometry_section(references, samples.shapes, train, settings, bootstrap, sampler.device),
@@ -100,7 +107,8 @@ def evaluate(
     sections.append(memory_section(near, near_pictures, points, bootstrap))
     nearest = neighbors_of_samples(near, near_pictures, pictures)
     excluded = [*unusable, *unusable_train, *empty]
-    sections.append(Section(excluded=excluded, details={"nearest_training": nearest}))
+    details = {"nearest_training": nearest, "changed_meshes": sorted(reader.changed)}
+    sections.append(Section(excluded=excluded, details=details))
     sheets = make_sheets(samples, pictures, folder, near, near_pictures)
     quality = {"samples": facts} | {
         name: quality_arrays(shapes.qualities)
@@ -118,6 +126,7 @@ def _facts(
     samples: int,
     unusable: int,
     empty: int,
+    changed: int,
 ) -> Section:
     """What was measured. The seed and the model are no settings: other ones give comparable numbers."""
     return Section(
@@ -131,6 +140,7 @@ def _facts(
             "seed": settings.seed,
             "excluded_meshes": unusable,
             "excluded_samples": empty,
+            "changed_meshes": changed,
         },
         settings={
             "data_sha256": sha256_json(manifest.to_json()),

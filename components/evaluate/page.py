@@ -112,7 +112,7 @@ def evaluation_html(
                     sorted((k, v) for k, v in section.facts.items() if k not in section.settings),
                 ),
             ],
-            notices=[notice for notice in (_few(section), _other_network(section)) if notice],
+            notices=[n for n in (_few(section), _changed(section), _other_network(section)) if n],
             opinion_source=next((opinion.source for opinion in section.second.values()), ""),
             opinions=second_opinions(section),
             excluded=shown,
@@ -173,6 +173,17 @@ def _few(section: Section) -> str:
     return (
         f"Only {references} held-out shapes: one of them counts for {1 / references:.0%} of the coverage, and the "
         "intervals themselves are rough."
+    )
+
+
+def _changed(section: Section) -> str:
+    """A warning where the pictures are of other meshes than those that were measured."""
+    changed = section.facts.get("changed_meshes", 0)
+    if not changed:
+        return ""
+    return (
+        f"{changed} mesh files have changed since the data set was rendered from them: the model has learned from others "
+        "than those it is compared with here. Render again."
     )
 
 

@@ -79,7 +79,8 @@ class MeshFolder:
 class ShapeReader:
     """Describes shapes for the metrics: points, and descriptors where they are asked for.
 
-    What is computed of a mesh file is kept by the file's hash.
+    What is computed of a mesh file is kept by the file's hash. changed: the files, relative to the mesh folder, that are
+    not those that the data set was rendered from.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ShapeReader:
     ) -> None:
         self._meshes, self._settings, self._cache, self._device = meshes, settings, cache, device
         self._lfd = "lfd" in settings.distances
+        self.changed: set[str] = set()
         turned = {"axes": axes} if (axes := meshes.manifest.settings.get("axes")) else {}
         self._keys: dict[str, dict[str, Any]] = {
             "points": {
@@ -105,6 +107,10 @@ class ShapeReader:
         """
         files = [self._meshes.file(shape_id) for shape_id in sorted(shape_ids)]
         facts = inspect_meshes(files, self._meshes.folder)
+        for file in files:
+            rendered = self._meshes.manifest.shapes[file.shape_id].sha256
+            if facts[file.shape_id].sha256 not in ("", rendered):
+                self.changed.add(file.relative)
         known: dict[str, list[np.ndarray]] = {}
         for file in files:
             values = [self._cache.get(kind, facts[file.shape_id].sha256, key) for kind, key in self._wanted()]
@@ -208,7 +214,8 @@ def held_out_shapes(
     shapes, excluded = reader.read(held_out, "held-out meshes")
     if len(shapes) < settings.min_references:
         why = (
-            f" ({len(excluded)} cannot be used; the first is {excluded[0][0]}: {excluded[0][1]})"
+            f" ({len(excluded)} cannot be used; the first is {excluded[0][0]}: {excluded[0][1]}; the mesh folder must be the "
+            "one that the data set was rendered from)"
             if excluded
             else ""
         )

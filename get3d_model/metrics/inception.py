@@ -9,6 +9,7 @@ Shape legend: B batch, N images, H W image size, D = 2048 features
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -66,8 +67,9 @@ def find_weights(wanted: str | None, sha256: str = SHA256, cache: Path | None = 
         with atomic_path(cached) as temporary:
             _download(wanted, temporary)
             _checked(temporary, sha256, f"{wanted} ")
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error.strerror or error
+    # Of an address that is none, urllib says so by a ValueError.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise InputError(
             f"{wanted} cannot be downloaded to {cached} ({reason}); {how_to_get(cache)}"
         ) from None
@@ -120,9 +122,10 @@ def extract(network: nn.Module, batches: Iterable[np.ndarray]) -> np.ndarray:
 
 def _checked(path: Path, sha256: str, name: str = "") -> Path:
     found = sha256_file(path)
-    if found != sha256:
+    if found != sha256.lower():
+        asked_for = "the Inception-v3 network of 2015-12-05" if sha256 == SHA256 else "the file asked for"
         raise InputError(
-            f"{name or path} is not the Inception-v3 network of 2015-12-05: its SHA-256 is {found}, not {sha256}; "
+            f"{name or path} is not {asked_for}: its SHA-256 is {found}, not {sha256}; "
             "give another file, or delete it from the cache"
         )
     return path

@@ -26,6 +26,7 @@ from get3d_model.config import config_to_dict
 from get3d_model.data.manifest import Manifest, read_manifest, write_manifest
 from get3d_model.errors import InputError
 from get3d_model.evaluation_settings import EvaluationConfig, Threshold
+from get3d_model.files import sha256_file
 from get3d_model.inference import Sampler
 from get3d_model.mesh_io import save_mesh
 from get3d_model.metrics.second_opinion import missing_requirement
@@ -319,6 +320,21 @@ def test_meshes_that_cannot_be_used_are_listed_and_left_out(
         InputError, match=f"1 held-out meshes are too few: at least 2 .*min_references.*{held_out}"
     ):
         measure(folder=folder)
+
+
+def test_meshes_that_changed_after_the_render_are_counted(measure, meshes: Path, tiny_data: Path) -> None:
+    """The model has not seen these; the numbers are those of the files that are there."""
+    manifest = read_manifest(tiny_data)
+    rendered = {
+        name: replace(shape, sha256=sha256_file(meshes / shape.source))
+        for name, shape in manifest.shapes.items()
+    }
+    assert measure(replace(manifest, shapes=rendered)).section.facts["changed_meshes"] == 0
+    last = max(rendered)
+    shapes = rendered | {last: replace(rendered[last], sha256="0" * 64)}
+    section = measure(replace(manifest, shapes=shapes)).section
+    assert (section.facts["changed_meshes"], section.facts["excluded_meshes"]) == (1, 0)
+    assert section.details["changed_meshes"] == [rendered[last].source]
 
 
 def test_meshes_are_turned_as_they_were_rendered(

@@ -52,6 +52,8 @@ def test_what_it_says() -> None:
     ):  # fmt: skip
         assert words in text, words
     assert "mesh 20" not in text and "to nan" not in text
+    assert "Render again" not in text
+    assert "3 mesh files have changed since" in page(Section(facts={"changed_meshes": 3}))
 
 
 def test_what_is_nearest_to_every_sample_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,9 @@ def test_what_is_wrong_is_said_in_one_line(served: Path, sha256: str, url: str, 
         (f"{url}/network.pt", "0" * 64, f"network.pt .*SHA-256 is {sha256}"),
         (f"{url}/none.pt", sha256, "none.pt cannot be downloaded"),
         ("http://127.0.0.1:9/network.pt", sha256, "cannot be downloaded .*refused"),
+        ("http://[bad", sha256, "cannot be downloaded .*Invalid IPv6 URL"),
+        ("http://a b/c", sha256, "cannot be downloaded .*control characters"),
+        ("nothing://x", sha256, "cannot be downloaded .*unknown url type: nothing"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             find_weights(wanted, digest, tmp_path / "cache")
