@@ -147,7 +147,14 @@ def read_manifest(data_dir: Path) -> Manifest:
             value[key] = {shape_id: SourceMesh(**entry) for shape_id, entry in value[key].items()}
         if value.get("part") is not None:
             value["part"] = Part(**value["part"])
-        return Manifest(**value)
+        manifest = Manifest(**value)
+        files = [entry.file for entry in (*manifest.shards, *([manifest.index] if manifest.index else []))]
+        outside = [
+            name for name in (*files, *manifest.splits) if name.startswith("/") or ".." in name.split("/")
+        ]
+        if outside:
+            raise TypeError(f"{outside[0]!r} lies outside of the data set")
+        return manifest
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); render the data set again") from error
 

@@ -2,12 +2,13 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from get3d_model.data.manifest import read_manifest
+from get3d_model.data.manifest import read_manifest, write_manifest
 from get3d_model.data.shards import assemble_shards, encode_piece, scan_tar, shapes_per_shard
 from get3d_model.errors import InputError
 from tests.get3d_model.data.synthetic import SHAPES, VIEWS, make_shapes, make_views, write_shard_dataset
@@ -101,6 +102,17 @@ def test_a_failing_writer_leaves_no_shard(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         assemble_shards(tmp_path, SHAPES, fail, 2)
     assert list((tmp_path / "shards").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "shards/../../x.tar"])
+def test_a_manifest_names_nothing_outside(tmp_path, name):
+    root = write_shard_dataset(tmp_path, make_shapes())
+    manifest = read_manifest(root)
+    outside = [replace(manifest.shards[0], file=name), *manifest.shards[1:]]
+    for changed in (replace(manifest, shards=outside), replace(manifest, splits={name: SHAPES})):
+        write_manifest(root, changed)
+        with pytest.raises(InputError, match=r"is damaged \('.*' lies outside of the data set\)"):
+            read_manifest(root)
 
 
 def test_names_too_long_for_a_plain_header(tmp_path):
