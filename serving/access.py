@@ -2,8 +2,9 @@
 
 Triton compares a header of every call with what its restricted protocols were given, before the model sees the call.
 Two groups of calls have a token each: sampling, and control (loading models, shared memory, tracing, logging), which
-can run code on the server and is therefore never open on an address that other machines reach. Health stays open for
-probes. Triton takes tokens on its command line only, where users of the same machine can read them.
+can run code on the server and is therefore never open on an address that other machines reach; nor is sampling over
+HTTP, which can end it. Health stays open for probes. Triton takes tokens on its command line only, where users of the
+same machine can read them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ CONTROL = "model-repository,model-config,shared-memory,trace,logging"
 class ServerAccess:
     """tls_cert, tls_key: PEM of the server; both or none. tls_client_ca: callers need a certificate of this authority.
 
-    token: of all calls; None: sampling is open to whoever reaches the port. control_token: of control calls;
-    None: `token`, or where there is none either, control is open on the loopback address and closed on all others.
+    token: of all calls; None: sampling is open to whoever reaches the port, over HTTP on the loopback address only.
+    control_token: of control calls; None: `token`, or where there is none either, control is open on the loopback
+    address and closed on all others.
     Raises InputError for files that are missing or do not go together.
     """
 
@@ -66,6 +68,10 @@ class ServerAccess:
                     f"--grpc-restricted-protocol={group}:{TOKEN_HEADER}={bearer(token)}",
                     f"--http-restricted-api={group}:{TOKEN_HEADER}={bearer(token)}",
                 ]
+        if self.token is None and not is_loopback(host):
+            # Triton's HTTP end believes whatever shape a body claims, and ends when it is too large to be had.
+            closed = bearer(secrets.token_hex(32))
+            options.append(f"--http-restricted-api=inference:{TOKEN_HEADER}={closed}")
         return options
 
     def http_host(self, host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from components.deploy.main import main as deploy
 from components.sample.main import main as sample
 from get3d_model.errors import InputError
 from serving import probe
+from serving.access import CONTROL as CONTROL_CALLS
 from serving.access import ServerAccess, is_loopback
 from serving.client import Connection, Get3DClient, ServiceError, Tls
 from serving.connection import GRPC_TOKEN_HEADER, read_token
@@ -146,6 +148,17 @@ def test_http_beside_tls_stays_on_this_machine_and_asks_for_the_token(server: Tr
         assert status == expected, (path, headers)
 
 
+def test_a_body_that_claims_too_much_is_refused_before_it_is_read(server: TritonServer, tls: Tls) -> None:
+    """Triton would end: it makes room for what the shape of a JSON body claims."""
+    lie = {"inputs": [{"name": "seed", "datatype": "INT64", "shape": [1, 1 << 40], "data": [3]}]}
+    url = f"http://{server.http_url}/v2/models/get3d/infer"
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(lie).encode()), timeout=5)
+    assert caught.value.code == 403
+    with Get3DClient(server.grpc_url, timeout_s=10.0, tls=tls, token=TOKEN) as client:
+        assert client.check_alive() > 0
+
+
 def test_the_commands_take_the_same_options(
     server: TritonServer,
     certificates: Certificates,
@@ -184,11 +197,16 @@ def test_client_certificates(certificates: Certificates, tmp_path: Path) -> None
 
 
 def test_an_open_server_is_open_on_this_machine_only() -> None:
-    """What reaches other machines without a token has its control calls locked by a secret nobody has."""
+    """What reaches other machines without a token has control, and sampling over HTTP, locked by secrets nobody has."""
     assert ServerAccess().options("127.0.0.1") == ServerAccess().options("localhost") == []
     first, second = (ServerAccess().options("0.0.0.0") for _ in range(2))
-    assert all("model-repository" in option and "inference" not in option for option in first)
-    assert len(first) == 2 and first != second
+    assert [option.split(":")[0] for option in first] == [
+        f"--grpc-restricted-protocol={CONTROL_CALLS}",
+        f"--http-restricted-api={CONTROL_CALLS}",
+        "--http-restricted-api=inference",
+    ]
+    assert not set(first) & set(second)
+    assert len(ServerAccess(token=TOKEN).options("0.0.0.0")) == 4, "the token opens HTTP"
     assert is_loopback("::1") and not is_loopback("example.org")
 
 

@@ -7,8 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
+import pytest
 import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from serving.client import Get3DClient
@@ -107,4 +110,21 @@ def test_fuzzing_leaves_the_server_answering(server: TritonServer, client: Get3D
     assert model_mib - before_mib < GROWTH_MIB
     assert server_mib < SERVER_MIB
     assert client.sample(SampleRequest(3)).mesh == expected
+    server.check()
+
+
+def test_shapes_that_lie_are_refused(server: TritonServer, client: Get3DClient) -> None:
+    """What a shape claims is compared with what came before anybody makes room for it."""
+    raw = np.int64(3).tobytes()
+    channel = grpc.insecure_channel(server.grpc_url)
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with channel:
+        for name, kind in (("seed", "INT64"), ("z_geo", "FP32"), ("format", "BYTES")):
+            for shape in ([1, 1 << 20], [1, 1 << 40], [1 << 40, 1], [1, -1], [-5, -5], [0, 0], [1] * 9, []):
+                request = service_pb2.ModelInferRequest(model_name="get3d", raw_input_contents=[raw])
+                request.inputs.add(name=name, datatype=kind, shape=shape)
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.ModelInfer(request, timeout=20)
+                assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, (name, shape)
+    assert client.sample(SampleRequest(3)).metadata.faces > 0
     server.check()
