@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.deploy.rollout import ASKED_FOR, ROLLED_BACK, Report, Rollout, read_export
 from components.deploy.served import ServedRepository
-from components.deploy.store import open_store
+from components.deploy.store import FolderStore, open_store
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
     if args.rollback and args.version is not None:
         raise InputError("--rollback goes to the version before; --version is for --repository")
     store = open_store(args.target)
-    if args.repository is not None and Path(args.target).resolve() == args.repository.resolve():
+    target = store.root.resolve() if isinstance(store, FolderStore) else None
+    if args.repository is not None and target == args.repository.resolve():
         raise InputError("--target is --repository; the servers read a repository of their own")
     served = ServedRepository(store)
     with ExitStack() as stack:
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             # Before the lock, and before anything is touched.
             export = None if args.rollback else read_export(args.repository, args.version)
+            if export is None and not served.snapshot().served:
+                raise InputError(f"{store.location}: serves nothing yet; deploy one")
             stack.enter_context(store.lock())
             rollout = Rollout(served, replicas, args.keep, lambda text: print(text, flush=True))
             report = rollout.roll_back() if export is None else rollout.deploy(export)

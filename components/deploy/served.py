@@ -143,11 +143,10 @@ class ServedRepository:
 
     def pending(self) -> Pending | None:
         """The switch that a run which was killed was making."""
-        values = self._state()["pending"]
-        return Pending(**values) if values else None
+        return self._state()["pending"]
 
     def set_pending(self, pending: Pending | None) -> None:
-        self._change_state(pending=asdict(pending) if pending else None)
+        self._change_state(pending=pending)
 
     def record(self, event: dict[str, Any], settled: bool) -> None:
         """Adds to the history. settled: nothing is pending any more; both are one write, so that no kill parts them."""
@@ -164,10 +163,14 @@ class ServedRepository:
         if content is None:
             return empty
         try:
-            return {**empty, **json.loads(content)}
+            state = {**empty, **json.loads(content)}
+            state["pending"] = Pending(**state["pending"]) if state["pending"] else None
+            state["history"], state["last_version"] = list(state["history"]), int(state["last_version"])
+            return state
         except (ValueError, TypeError):
             raise InputError(f"{self.store.location}/{STATE_FILE}: is damaged; remove it") from None
 
     def _change_state(self, **values: Any) -> None:
         state = {**self._state(), **values}
+        state["pending"] = asdict(state["pending"]) if state["pending"] else None
         self.store.write(STATE_FILE, (json.dumps(state, indent=2, sort_keys=True) + "\n").encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -61,6 +62,8 @@ class Store(Protocol):
 def open_store(location: str) -> Store:
     """Raises InputError for a scheme whose driver is not installed."""
     if "://" not in location:
+        if re.match(r"\w+:/", location):
+            raise InputError(f"{location} is neither a folder nor an address; write scheme://bucket/folder")
         return FolderStore(Path(location))
     if location.startswith("file://"):
         return FolderStore(Path(location.removeprefix("file://")))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.deploy import store as store_module
-from components.deploy.served import Pending, ServedRepository
+from components.deploy.served import STATE_FILE, Pending, ServedRepository
 from components.deploy.store import LOCK_FILE, FolderStore, ObjectStore, Store, open_store
 from get3d_model.errors import InputError
 from serving.model_config import served_versions, with_served_versions
@@ -154,3 +154,23 @@ def test_trouble_with_the_store_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "deploy_state.json").write_text("{")
     with pytest.raises(InputError, match=r"deploy_state\.json: is damaged; remove it"):
         ServedRepository(FolderStore(tmp_path)).pending()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[1]", '{"history": 3}', '{"pending": {"x": 3}}', '{"last_version": "a"}']
+)
+def test_a_damaged_state_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / STATE_FILE).write_text(text)
+    served = ServedRepository(FolderStore(tmp_path))
+    with pytest.raises(InputError, match=rf"{STATE_FILE}: is damaged; remove it"):
+        served.pending()
+
+
+def test_the_state_keeps_what_is_pending(tmp_path: Path) -> None:
+    served = ServedRepository(FolderStore(tmp_path))
+    for pending in (Pending("deploy", 4), Pending("rollback", 3), None):
+        served.set_pending(pending)
+        assert served.pending() == pending
+    served.set_pending(Pending("deploy", 5))
+    served.record({"outcome": "deployed"}, settled=True)
+    assert served.pending() is None
