@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines import cli
-from pipelines.deployment import Replicas
+from pipelines.deployment import RULES, Replicas
 from tests.components.remote_servers import free_port, no_http
 
 
@@ -149,6 +150,42 @@ def test_servers_that_prometheus_knows(capsys: pytest.CaptureFixture[str]) -> No
     assert same.startswith("ok ") and same.endswith("2 with the same packages: 1.0 with torch 2.13.0")
     assert differ.startswith("BAD")
     assert "3 (checkpoint aaaa) at a:8002; 3 (checkpoint bbbb) at b:8002" in differ
+
+
+def test_what_others_have_in_the_same_prometheus(capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a cluster: an alert that fires always, a rule of somebody else that fails; and no training runs now."""
+    groups = [{"name": group["name"], "rules": []} for group in yaml.safe_load(RULES.read_text())["groups"]]
+    broken = {"name": "theirs", "health": "err"}
+    targets = [("get3d-serving", "up"), ("get3d-training", "down"), ("node", "down")]
+    alerts = ["Watchdog"]
+    answers: dict[str, object] = {
+        "status/buildinfo": {"version": "2.42"}, "query": {"result": []},
+        "targets": {"activeTargets": [
+            {"labels": {"job": job, "instance": "a:1"}, "health": health, "lastError": "refused"} for job, health in targets
+        ]},
+        "rules": {"groups": [*groups, {"name": "others", "rules": [broken]}]},
+        "alertmanagers": {"activeAlertmanagers": [{"url": "http://a:9093"}]},
+    }  # fmt: skip
+
+    def answer(path: str) -> str:
+        fire = {"alerts": [{"state": "firing", "labels": {"alertname": name}} for name in alerts]}
+        return json.dumps(
+            {"data": {**answers, "alerts": fire}[path.removeprefix("/api/v1/").partition("?")[0]]}
+        )
+
+    with answering(answer) as url:
+        assert cli.main(["doctor", "--prometheus", url]) == 0
+        told = lines(capsys)
+        assert told["targets"] == "ok get3d-serving, no training runs" and told["alerts"].startswith(
+            "ok none"
+        )
+        alerts.append("Get3dModelDead")
+        groups[0]["rules"] = [{"name": "ours", "health": "err"}]
+        answers["targets"]["activeTargets"][0]["health"] = "down"
+        assert cli.main(["doctor", "--prometheus", url]) == 2
+        told = lines(capsys)
+    assert told["targets"] == "BAD get3d-serving a:1: refused" and told["rules"] == "BAD fail: ours"
+    assert told["alerts"] == "BAD firing: Get3dModelDead; see docs/runbook.md"
 
 
 def test_what_only_one_replica_tells_is_not_compared() -> None:
