@@ -8,9 +8,13 @@ branch names what is not in the remote. Every step can be repeated; what is ther
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
+import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +82,7 @@ def record_version(request: VersionRequest) -> Version:
     repo = str(local.absolute()) if local.exists() else request.repo
     state = (request.work or request.out).absolute() / _STATE
     advice = "make space, or name another folder with --work, then run the same command again"
-    with clear_disk_errors(state, advice):
-        state.mkdir(parents=True, exist_ok=True)
+    with clear_disk_errors(state, advice), _alone(state):
         # What killed attempts left. The hashes that they found are beside it and are used again. A name of its own,
         # because git commands of an attempt that was killed may still be at work.
         for left in state.glob("work-*"):
@@ -119,6 +122,25 @@ def record_version(request: VersionRequest) -> Version:
         write_json_atomic(request.out / VERSION_FILE, vars(version))
         shutil.rmtree(state, ignore_errors=True)
     return version
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Makes the folder and holds it until the end of this process. Raises InputError where another attempt is at work
+    in it, whose clone would be taken for one that was left behind."""
+    state.mkdir(parents=True, exist_ok=True)
+    handle = os.open(state, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another attempt is recording in {state.parent} now; wait for its end, or give another --out"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def _read_params(path: Path, changes: tuple[str, ...]) -> str:

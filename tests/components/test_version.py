@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.version import record as record_module
 from components.version.main import VERSION_FILE, main, record_version
 from get3d_model.errors import InputError
 from pipelines.cli import build_parser
@@ -143,6 +144,22 @@ def test_an_output_that_changes_meanwhile_is_not_recorded(
     monkeypatch.undo()
     record_version(project.request())
     check_version(project.bare, "runs/a-1", project.folder)
+
+
+def test_a_second_attempt_does_not_clear_away_the_clone_of_the_first(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_module.record
+    refused = []
+
+    def slowly(folder: Path, *arguments: Any) -> Any:
+        with pytest.raises(InputError, match=r"another attempt is recording in .*out now") as caught:
+            record_version(project.request())
+        refused.append(caught.value)
+        return record(folder, *arguments)
+
+    monkeypatch.setattr(record_module, "record", slowly)
+    assert record_version(project.request()).created and refused
 
 
 def test_a_branch_with_other_content_stays(project: Project) -> None:
