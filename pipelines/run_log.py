@@ -80,29 +80,33 @@ class Chatter:
 
 
 class Tee:
-    """Standard output during a run. Every thread that writes follows a step of its own."""
+    """Standard output during a run. Every thread that writes follows a step of its own. Colours are for terminals."""
 
     def __init__(self, terminal: TextIO, log: TextIO, verbose: bool) -> None:
         self._terminal, self._log, self._verbose = terminal, log, verbose
+        self._coloured = terminal.isatty()
         self._threads: dict[int, tuple[list[str], Chatter]] = {}
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
+        self._write(text if self._coloured else COLOUR.sub("", text))
+        return len(text)
+
+    def _write(self, text: str) -> None:
         with self._lock:
-            self._record(text)
+            self._record(COLOUR.sub("", text))
             if self._verbose:
                 self._terminal.write(text)
-                return len(text)
+                return
             partial, chatter = self._threads.setdefault(threading.get_ident(), ([], Chatter()))
             first = text.partition("\n")[0]
             if _RECORD.match(COLOUR.sub("", first)) and first.endswith("outputs:"):
-                return len(text)  # a record of many lines: the outputs, which kfp repeats
+                return  # a record of many lines: the outputs, which kfp repeats
             *lines, rest = ("".join(partial) + text).split("\n")
             partial[:] = [rest]
             for line in map(plain, lines):
                 if chatter.wanted(line):
                     self._terminal.write(line + "\n")
-        return len(text)
 
     def flush(self) -> None:
         with self._lock:

@@ -56,6 +56,16 @@ def test_the_terminal_shows_what_the_steps_say() -> None:
     assert CHATTER in log.getvalue() and "Dataset(" in log.getvalue()
 
 
+def test_colours_are_for_terminals() -> None:
+    text = "12:00:00 - INFO - Executing task \x1b[96m'render'\x1b[0m\n"
+    for is_terminal in (True, False):
+        terminal, log = io.StringIO(), io.StringIO()
+        terminal.isatty = lambda answer=is_terminal: answer  # type: ignore[method-assign]
+        assert Tee(terminal, log, verbose=False).write(text) == len(text)
+        assert ("\x1b" in terminal.getvalue()) == is_terminal
+        assert log.getvalue() == "12:00:00 - INFO - Executing task 'render'\n"
+
+
 def test_steps_that_run_at_once_do_not_silence_each_other() -> None:
     terminal = io.StringIO()
     tee = Tee(terminal, io.StringIO(), verbose=False)
