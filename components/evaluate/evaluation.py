@@ -78,7 +78,8 @@ def evaluate(
     """
     bootstrap = Bootstrap(settings.bootstrap_resamples, settings.confidence, settings.seed)
     folder = MeshFolder(meshes, manifest)
-    reader = ShapeReader(folder, settings, FeatureCache(cache / "shapes"), sampler.device)
+    kept = FeatureCache(cache / "shapes", optional=True)
+    reader = ShapeReader(folder, settings, kept, sampler.device)
     references, unusable = held_out_shapes(reader, manifest, settings)
     count = settings.samples_per_reference * len(references)
     pictures = Pictures(sampler, data, manifest, settings)

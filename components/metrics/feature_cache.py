@@ -6,13 +6,15 @@ An entry is one small .npz, written atomically, so several processes may share a
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors, sha256_json, write_bytes_atomic
@@ -20,9 +22,12 @@ from get3d_model.files import clear_disk_errors, sha256_json, write_bytes_atomic
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """folder: where; none keeps nothing."""
+    """folder: where; none keeps nothing. optional: a folder that cannot be written costs a warning and time, no more:
+    nobody asked for that one."""
 
     folder: Path | None
+    optional: bool = False
+    _failed: list[OSError] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def get(self, kind: str, sha256: str, settings: Mapping[str, Any]) -> np.ndarray | None:
         """The array that was put under the same kind, file hash and settings."""
@@ -35,16 +40,26 @@ class FeatureCache:
             return None
 
     def put(self, kind: str, sha256: str, settings: Mapping[str, Any], value: np.ndarray) -> None:
-        """Raises InputError where the folder cannot be written."""
-        if self.folder is None or not sha256:
+        """Raises InputError where the folder cannot be written, unless it is optional."""
+        if self.folder is None or not sha256 or self._failed:
             return
         stream = io.BytesIO()
         np.savez_compressed(stream, value=value)
         with clear_disk_errors(self.folder, "name another folder with --cache, or use --no-cache"):
             try:
                 write_bytes_atomic(self._path(kind, sha256, settings), stream.getvalue())
-            except (NotADirectoryError, FileExistsError) as error:
-                raise InputError(f"--cache {self.folder} is no folder; name another") from error
+            except OSError as error:
+                if self.optional:
+                    self._failed.append(error)
+                    tqdm.write(
+                        f"warning: the cache {self.folder} cannot be written ({error.strerror}), so nothing is kept for "
+                        "the next time; GET3D_CACHE names another folder",
+                        file=sys.stderr,
+                    )
+                elif isinstance(error, (NotADirectoryError, FileExistsError, FileNotFoundError)):
+                    raise InputError(f"--cache {self.folder} is no folder; name another") from error
+                else:
+                    raise
 
     def _path(self, kind: str, sha256: str, settings: Mapping[str, Any]) -> Path:
         assert self.folder is not None

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     device = _device(args.device)
     if args.out is not None:
         check_output_folder(args.out)
-    cache = FeatureCache(None if args.no_cache else args.cache or cache_dir() / "shapes")
+    folder = None if args.no_cache else args.cache or cache_dir() / "shapes"
+    cache = FeatureCache(folder, optional=args.cache is None)
     with mesh_folder(args.generated) as generated_dir, mesh_folder(args.reference) as reference_dir:
         reference = measure_folder(reference_dir, settings, cache, device, "reference", settings.quality)
         generated = measure_folder(generated_dir, settings, cache, device, "generated", settings.quality)

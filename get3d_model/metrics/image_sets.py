@@ -5,6 +5,7 @@ Shape legend: B batch, N images, H W image size, D features
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -180,18 +181,17 @@ def cached_features(
 ) -> tuple[np.ndarray, bool]:
     """Features ND of a set that `key` (JSON-able) tells from every other, and whether they came from the cache.
 
-    A file that cannot be read is computed again.
+    A file that cannot be read is computed again; a cache that cannot be written keeps nothing.
     """
     path = Path(cache) / "features" / f"{sha256_json(key)}.npz"
     try:
         with np.load(path) as stored:
             return stored["features_ND"], True
-    except FileNotFoundError:
-        pass
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        path.unlink(missing_ok=True)
+        pass
     features_ND = compute()
-    with atomic_path(path) as temporary:
+    # The features are hours of work of a network; a full or forbidden cache is no reason to lose them.
+    with contextlib.suppress(OSError), atomic_path(path) as temporary:
         np.savez(temporary, features_ND=features_ND)
     return features_ND, False
 

@@ -117,6 +117,23 @@ def test_the_cache_spares_loading_and_minds_what_it_is_for(
     assert count() == 1 and count() == 0
 
 
+def test_a_cache_that_nobody_asked_for_may_be_out_of_reach(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A home folder that is read-only, or none: said once, and the numbers are the same."""
+    a_file = tmp_path / "file"
+    a_file.write_text("x")
+    options = ["--points", 64, "--resamples", 5]
+    assert run(*folders, *options, "--no-cache") == 0
+    expected = capsys.readouterr().out
+    for folder in (a_file, Path("/proc/nothing")):
+        monkeypatch.setenv("GET3D_CACHE", str(folder))
+        assert run(*folders, *options) == 0
+        shown = capsys.readouterr()
+        assert shown.out == expected and shown.err.count("warning: the cache") == 1
+        assert f"{folder}/shapes cannot be written" in shown.err and "GET3D_CACHE" in shown.err
+
+
 def test_damaged_and_empty_meshes_are_listed_and_left_out(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -114,3 +114,7 @@ def test_features_come_from_the_cache_until_the_key_changes(tmp_path: Path) -> N
     features, found = cached_features(tmp_path, {"a": 1}, compute)
     assert (features == 3).all() and not found
     assert all(not f.name.startswith(".") for f in (tmp_path / "features").iterdir())
+    unwritable = tmp_path / "file"
+    unwritable.write_text("x")
+    features, found = cached_features(unwritable, {"a": 1}, compute)
+    assert (features == 4).all() and not found
