@@ -87,6 +87,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         programs = {name: _program(name) for name in PROGRAMS}
         self.ports = _free_ports(self.ports)
+        self.folder = Path(self.folder).absolute()
         try:
             self._stack.enter_context(_locked(self.folder))
             if self.webhook is None:
@@ -169,7 +170,8 @@ class Monitor:
             ],
             "prometheus": [
                 address("prometheus"),
-                f"--config.file={self.folder / 'prometheus.yml'}",
+                # Relative, as the names in it are then: a folder's name may hold what Prometheus takes for a pattern.
+                "--config.file=prometheus.yml",
                 f"--storage.tsdb.path={self.folder / 'prometheus'}",
             ],
         }
@@ -178,7 +180,7 @@ class Monitor:
         with open(self.folder / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent, cwd=self.folder,
             )  # fmt: skip
         self._processes[name] = process
         self._stack.callback(_stop, process)
@@ -201,7 +203,7 @@ class Monitor:
 def _program(name: str) -> str:
     for candidate in PROGRAMS[name]:
         if (path := shutil.which(candidate)) is not None:
-            return path
+            return str(Path(path).absolute())
     raise InputError(
         f"{PROGRAMS[name][0]} is not installed; run: apt-get install --no-install-recommends {PACKAGES}"
     )
@@ -315,7 +317,7 @@ def run(args: argparse.Namespace) -> None:
     targets = Targets(args.serving, args.training, args.probe)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Monitor(args.folder.absolute(), targets, ports, webhook=args.webhook) as monitor:
+        with Monitor(args.folder, targets, ports, webhook=args.webhook) as monitor:
             print(
                 f"Prometheus    {monitor.url('prometheus')}   (alerts: /alerts, targets: /targets)\n"
                 f"Alertmanager  {monitor.url('alertmanager')}\n"

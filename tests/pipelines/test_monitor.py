@@ -6,6 +6,7 @@ import fcntl
 import json
 import shutil
 import socket
+import time
 import urllib.request
 from pathlib import Path
 
@@ -95,6 +96,25 @@ def test_a_folder_belongs_to_one_monitor(
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     assert cli.main(["monitor", "--folder", str(tmp_path), *ANY_PORTS]) == 2
     assert " has ended (exit code 1)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not all(any(map(shutil.which, names)) for names in monitor.PROGRAMS.values()),
+    reason="needs Debian's prometheus, prometheus-alertmanager and prometheus-pushgateway",
+)
+def test_rules_and_targets_of_a_folder_whose_name_is_a_pattern(tmp_path: Path) -> None:
+    """The real servers."""
+    with monitor.Monitor(tmp_path / "a[1] *", ports=monitor.Ports(0, 0, 0, 0)) as running:
+        asked = f"{running.url('prometheus')}/api/v1"
+        with urllib.request.urlopen(f"{asked}/rules", timeout=5) as answer:
+            assert len(json.load(answer)["data"]["groups"]) > 3
+        deadline = time.monotonic() + 30
+        jobs: set[str] = set()
+        while len(jobs) < 4 and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{asked}/targets", timeout=5) as answer:
+                jobs = {target["labels"]["job"] for target in json.load(answer)["data"]["activeTargets"]}
+            time.sleep(0.2)
+    assert jobs == {"get3d-serving", "get3d-training", "get3d-probe", "get3d-pushgateway"}
 
 
 def test_alerts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
