@@ -1,4 +1,4 @@
-"""Top-level functions that worker processes of the tests import; none of them needs the real renderer."""
+"""Top-level functions that worker processes of the tests import; nearly none of them needs the real renderer."""
 
 from __future__ import annotations
 
@@ -68,11 +68,7 @@ def make_fake_renderer(
     return functools.partial(_draw, settings.resolution, slow_s, log)
 
 
-def _draw(resolution: int, slow_s: float, log: Path | None, mesh: object, camera: object) -> np.ndarray:
-    time.sleep(slow_s)
-    if log is not None:
-        with open(log, "a") as handle:
-            handle.write("render\n")
+def _make_trouble(mesh: object) -> None:
     trouble = mesh.extras.get("trouble")
     if trouble == "segfault":
         ctypes.string_at(0)
@@ -82,8 +78,29 @@ def _draw(resolution: int, slow_s: float, log: Path | None, mesh: object, camera
         time.sleep(60)
     elif trouble == "bug":
         raise IndexError("index 7 is out of bounds")
+
+
+def make_real_renderer(settings: object) -> Callable[..., np.ndarray]:
+    """The renderer that `get3d render` uses, for meshes whose extras may ask for trouble."""
+    from components.render.worker import make_mesh_renderer
+
+    render = make_mesh_renderer(settings)
+
+    def draw(mesh: object, camera: object) -> np.ndarray:
+        _make_trouble(mesh)
+        return render(mesh, camera)
+
+    return draw
+
+
+def _draw(resolution: int, slow_s: float, log: Path | None, mesh: object, camera: object) -> np.ndarray:
+    time.sleep(slow_s)
+    if log is not None:
+        with open(log, "a") as handle:
+            handle.write("render\n")
+    _make_trouble(mesh)
     rgba_BHW4 = np.zeros((len(camera), resolution, resolution, 4), np.uint8)
-    if trouble == "invisible":
+    if mesh.extras.get("trouble") == "invisible":
         return rgba_BHW4
     # A splat of the vertices: cheap, and moves with the camera.
     points_V4 = np.c_[mesh.vertices_V3, np.ones(len(mesh.vertices_V3))]
