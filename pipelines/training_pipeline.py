@@ -69,6 +69,8 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
     profile_text = "" if profile is None else yaml.safe_dump(_plain(profile), sort_keys=False)
     in_pod = options.scheduler == "local_cwd"
     gpus = profile.gpu.count if profile is not None else 0
+    mounts = () if profile is None else profile.pvcs
+    volumes = ":".join(mount.path for mount in mounts if not mount.read_only)
     # The launcher of a job only waits; where there is no job, the step itself is the training node.
     train_needs = Needs(node=True) if in_pod else Needs(cpu="1", memory="4Gi")
 
@@ -127,7 +129,7 @@ def build_pipeline(options: PipelineOptions = PipelineOptions()) -> dsl.graph_co
             # Neither is cached: they look at what is there now, and say so to the cached steps after them.
             plan = validate(
                 run_id=run_id, job_id=job_id, workspace=workspace, params=params, overrides=overrides, meshes=meshes,
-                shards=shards, nodes=nodes, procs_per_node=procs_per_node, gpus=gpus if in_pod else 0,
+                shards=shards, nodes=nodes, procs_per_node=procs_per_node, gpus=gpus, volumes=volumes,
                 deploy_timeout_s=deploy_timeout_s, promote=promote,
                 served_repository=served_repository, triton_urls=triton_urls,
                 git_repository=git_repository, git_revision=git_revision,

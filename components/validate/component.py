@@ -20,6 +20,7 @@ def validate(
     nodes: int = 1,
     procs_per_node: int = 1,
     gpus: int = 0,
+    volumes: str = "",
     deploy_timeout_s: int = 300,
     promote: str = "auto",
     served_repository: str = "",
@@ -67,6 +68,7 @@ def validate(
         nodes: Machines that train.
         procs_per_node: Training processes on each, one per GPU.
         gpus: GPUs of a node; 0 where training runs on processors.
+        volumes: Folders that every step mounts, with colons between; empty on one machine.
         deploy_timeout_s: Seconds that one step of deploying may take on one server.
         promote: auto (the gate decides), always or never.
         served_repository: Model repository that Triton serves; empty when nothing is deployed.
@@ -126,6 +128,8 @@ def validate(
             procs_per_node,
             "--gpus",
             gpus,
+            "--volumes",
+            volumes,
         ]
         arguments += ["--deploy-timeout-s", deploy_timeout_s, "--promote", promote, "--meshes", meshes]
         arguments += ["--served-repository", served_repository, "--triton-urls", triton_urls]

@@ -29,6 +29,8 @@ from get3d_model.settings import read_yaml
 METRICS_FILE = "metrics.json"
 RECORD_FILE = "record.json"
 MAX_SHARDS = 10_000
+MAX_NODES = 1000
+"""As the launcher has it, which loads TorchX (components/train/job_spec.py)."""
 MAX_DEPLOY_TIMEOUT_S = 86_400
 CONNECT_TIMEOUT_S = 3.0
 PROMOTE = ("auto", "always", "never")
@@ -196,7 +198,7 @@ def override(item: str) -> tuple[str, Any]:
 
 def _check_run(args: argparse.Namespace, config: Config) -> None:
     limits = (
-        ("shards", 1, MAX_SHARDS), ("nodes", 1, 4096), ("procs_per_node", 1, 64),
+        ("shards", 1, MAX_SHARDS), ("nodes", 1, MAX_NODES), ("procs_per_node", 1, 64),
         ("deploy_timeout_s", 1, MAX_DEPLOY_TIMEOUT_S),
     )  # fmt: skip
     for name, low, high in limits:
@@ -212,6 +214,13 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
     if args.gpus and args.procs_per_node > args.gpus:
         raise InputError(
             f"procs_per_node {args.procs_per_node} is more than the {args.gpus} GPUs of a node; it must be at most {args.gpus}"
+        )
+    mounts = list(filter(None, args.volumes.split(":")))
+    inside = [mount for mount in mounts if _is_inside(args.workspace, mount)]
+    if mounts and not inside:
+        raise InputError(
+            f"workspace {args.workspace} is on no volume that every step mounts and may write to: it must be in"
+            f" {', '.join(mounts)}"
         )
     if args.promote not in PROMOTE:
         raise InputError(f"promote must be {', '.join(PROMOTE)}, not {args.promote!r}")
@@ -236,6 +245,10 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
         raise InputError(
             "git_revision is empty; give the commit or branch of git_repository that this run belongs to"
         )
+
+
+def _is_inside(path: Path, folder: str) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(folder)
 
 
 def _revision(repository: str, revision: str) -> str:
@@ -316,6 +329,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--nodes", type=int, default=1, help="machines that train")
     add("--procs-per-node", type=int, default=1, help="training processes on each, one per GPU")
     add("--gpus", type=int, default=0, help="GPUs of a node; 0: trains on processors")
+    add(
+        "--volumes",
+        default="",
+        help="folders that every step mounts, with colons between; empty: no volumes, but this machine's disks",
+    )
     add(
         "--served-repository",
         default="",

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+import components.train.job_spec
+import components.validate.main
 from components.artifacts import resolve_init_from
 from components.validate.main import main, override_lines, with_overrides
 from components.validate.meshes import local_meshes, mesh_fingerprint
@@ -81,6 +83,15 @@ def test_other_weights_to_start_from_are_another_training(tmp_path: Path) -> Non
     assert found[0]["training"] != found[1]["training"] and found[0]["train_code"] != found[1]["train_code"]
     assert found[0] == found[2]
     assert {plan["dataset"] for plan in found} == {found[0]["dataset"]}
+
+
+def test_a_workspace_on_one_of_the_volumes(tmp_path: Path) -> None:
+    plan(tmp_path, "--volumes", f"/data:{tmp_path}")
+    plan(tmp_path, "--volumes", str(tmp_path / "ws"))
+
+
+def test_as_many_nodes_as_the_launcher_takes() -> None:
+    assert components.validate.main.MAX_NODES == components.train.job_spec.MAX_NODES
 
 
 def test_without_meshes_there_are_vehicles(tmp_path: Path) -> None:
@@ -186,6 +197,11 @@ def test_the_model_in_production_matters_only_where_it_is_compared_with(tmp_path
         (["--nodes", "0"], "nodes must be 1 to"),
         (["--nodes", "3"], "training.batch_size 8 cannot be shared by 3 processes"),
         (["--gpus", "2", "--procs-per-node", "4"], "procs_per_node 4 is more than the 2 GPUs of a node"),
+        (["--nodes", "1001"], "nodes must be 1 to 1000, not 1001"),
+        (
+            ["--volumes", "/data:/more"],
+            "is on no volume that every step mounts and may write to: it must be in /data, /more",
+        ),
         (["--set=training.r1_gama=1"], "unknown setting training.r1_gama; did you mean r1_gamma?"),
         (["--set=training.r1_gamma=-1"], "r1_gamma"),
         (

@@ -179,6 +179,14 @@ def test_training_inside_the_step_takes_a_whole_node(tmp_path: Path) -> None:
     assert train["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
+def test_validation_knows_the_training_nodes_and_the_volumes(golden: Compiled) -> None:
+    """What would stop the launcher after the rendering stops the first step."""
+    given = golden.tasks["validate"]["inputs"]["parameters"]
+    profile = load_profile(PROFILE)
+    assert given["gpus"]["runtimeValue"]["constant"] == profile.gpu.count > 0
+    assert given["volumes"]["runtimeValue"]["constant"] == "/data"
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(InputError, match="scheduler must be one of local_cwd, kubernetes, indexed-job"):
         PipelineOptions(scheduler="slurm")
