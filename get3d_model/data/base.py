@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from get3d_model.data.manifest import ONE_CLASS as ONE_CLASS
+from get3d_model.data.manifest import Manifest
 from get3d_model.errors import InputError
 
 
@@ -88,7 +89,7 @@ class SampleTable:
 class SampleSource(Protocol):
     """A data set on disk: the shard format or the published layout.
 
-    resolution: image height and width in pixels (images are square).
+    resolution: image height and width in pixels (images are square). manifest: None where images alone are there.
     splits: shape ids of every split. groups: the group of every shape that has near-duplicates, as far as known.
     """
 
@@ -96,6 +97,7 @@ class SampleSource(Protocol):
     layout: str
     table: SampleTable
     resolution: int
+    manifest: Manifest | None
     splits: dict[str, list[str]]
     groups: dict[str, str]
 

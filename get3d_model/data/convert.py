@@ -15,7 +15,7 @@ import numpy as np
 
 from get3d_model.camera_settings import PUBLISHED_ORBIT
 from get3d_model.data.base import SampleSource
-from get3d_model.data.manifest import MANIFEST_NAME, Manifest, SourceMesh, read_manifest, write_manifest
+from get3d_model.data.manifest import Manifest, SourceMesh, write_manifest
 from get3d_model.data.parts import REJECTED_NAME
 from get3d_model.data.published import (
     ALL_CATEGORIES,
@@ -85,7 +85,7 @@ def convert_dataset(
 def _to_shards(
     source: SampleSource, out: Path, shard_shapes: int | None, on_shape: Callable[[], None]
 ) -> Manifest:
-    known = _known_manifest(source)
+    known = source.manifest
     if isinstance(source, ShardSource):
         # Else damage would get a hash that vouches for it.
         for stored in known.shards:
@@ -174,12 +174,6 @@ def _to_published(
 
 def _write_list(path: Path, ids: list[str]) -> None:
     write_bytes_atomic(path, "".join(f"{shape_id}\n" for shape_id in ids).encode())
-
-
-def _known_manifest(source: SampleSource) -> Manifest | None:
-    if isinstance(source, ShardSource):
-        return source.manifest
-    return read_manifest(source.path) if (source.path / MANIFEST_NAME).is_file() else None
 
 
 def _splits_beside(source: PublishedSource) -> dict[str, list[str]]:

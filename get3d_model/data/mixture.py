@@ -112,6 +112,7 @@ class MixtureSource:
     """
 
     layout = "mixture"
+    manifest = None  # its data sets have theirs
 
     def __init__(self, path: Path, open_source: Callable[..., SampleSource]) -> None:
         """Raises InputError for a bad file, and as `open_source` for its data sets.

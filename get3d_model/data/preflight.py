@@ -179,7 +179,7 @@ def _check_cameras(source: SampleSource) -> None:
 def _compare_cameras(source: SampleSource, cameras: CameraConfig) -> list[str]:
     """Generated shapes must be seen as the real ones are, or the discriminator tells them by the camera."""
     orbit = cameras.orbit
-    stored = source.manifest.settings if isinstance(source, ShardSource) else {}
+    stored = source.manifest.settings if source.manifest else {}
     for name, key, value in (
         ("radius", "radius", orbit.radius),
         ("field_of_view_deg", "fov_deg", orbit.field_of_view_deg),

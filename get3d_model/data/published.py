@@ -41,6 +41,7 @@ class PublishedSource:
         Raises InputError when images and cameras do not pair up.
         """
         self.path = Path(path)
+        self.manifest: Manifest | None = None
         # By shape id: (folder of its images, folder of its cameras).
         self._folders: dict[str, tuple[Path, Path]] = {}
         labels: dict[str, str] = {}
@@ -60,7 +61,7 @@ class PublishedSource:
 
     def describe_by(self, manifest: Manifest) -> None:
         """Takes splits, groups and classes from the manifest that `get3d render` has written beside the images."""
-        self.splits = manifest.splits
+        self.manifest, self.splits = manifest, manifest.splits
         labels = dict(zip(self.table.shape_ids, self.table.labels, strict=True))
         known = {shape_id: mesh for shape_id, mesh in manifest.shapes.items() if shape_id in labels}
         self.groups = split_groups({shape_id: mesh.marks for shape_id, mesh in known.items()})

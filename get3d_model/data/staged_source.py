@@ -189,7 +189,8 @@ class StagedSource(ShardSource):
                     )
                     if sha256_file(temporary) != stored.sha256:
                         raise InputError(
-                            f"{self.url}/{stored.file} is not the file that its manifest describes; push it again"
+                            f"{self.url}/{stored.file} is not the file that its manifest describes;"
+                            " remove it there and push it again"
                         )
                 count += 1
             except InputError as error:

@@ -72,8 +72,9 @@ def dataset_stats(path: Path) -> DatasetStats:
             "shards": len(sizes),
             "shard_bytes": (min(sizes), round(sum(sizes) / len(sizes)), max(sizes)),
             "image_bytes": round(source.image_bytes / len(table)),
-            "rejected": len(source.manifest.rejected),
         }
+    if source.manifest is not None:
+        figures["rejected"] = len(source.manifest.rejected)
     return DatasetStats(
         path=str(source.path),
         layout=source.layout,

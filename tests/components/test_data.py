@@ -11,9 +11,11 @@ from PIL import Image
 
 from components.render.job import render_dataset
 from components.render.settings import PixelSettings, RenderOptions
+from get3d_model.camera_settings import CameraConfig
 from get3d_model.data.dataset import RenderedDataset
 from get3d_model.data.manifest import read_manifest, write_manifest
 from get3d_model.data.parts import Shard
+from get3d_model.data.preflight import preflight
 from get3d_model.errors import InputError
 from pipelines.cli import main
 from tests.components.render_fakes import make_fake_renderer
@@ -222,6 +224,10 @@ def test_the_published_layout_keeps_groups_and_classes(tmp_path, in_process, cap
     assert shards.class_names == published.class_names == ["x", "y"]
     np.testing.assert_array_equal(published.classes_N, shards.classes_N)
     np.testing.assert_allclose(published.weights_N(True), shards.weights_N(True))
+    with pytest.raises(
+        InputError, match=r"was rendered with a camera radius of 1\.2, the configuration has 2"
+    ):
+        preflight(tmp_path / "published", resolution=16, cameras=CameraConfig("chair", radius=2.0))
     views = PIXELS.views
     np.testing.assert_allclose(published.weights_N(True).reshape(6, views)[:, 0], [0.25] * 4 + [1, 1])
 
