@@ -50,8 +50,6 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     folder = Path(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file; give the folder that holds the meshes, or a .zip of one")
-    if folder.is_file():
-        raise InputError(f"{folder} is no folder and no .zip; name the folder with the meshes")
     if not folder.is_dir():
         raise InputError(
             f"the mesh folder {folder} does not exist; check the path or run `get3d synth` first"

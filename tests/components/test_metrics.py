@@ -221,7 +221,7 @@ def test_bad_folders(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     a_file.write_text("x")
     for arguments, message in (
         ((tmp_path / "missing", folders[1]), "missing does not exist"),
-        ((a_file, folders[1]), "file is no folder and no .zip; name the folder with the meshes"),
+        ((a_file, folders[1]), "file is a file; give the folder that holds the meshes, or a .zip of one"),
         ((nothing, folders[1]), "holds no .glb, .gltf, .obj, .ply file"),
         (
             (damaged, folders[1]),
