@@ -18,6 +18,8 @@ from get3d_model.files import atomic_path, remove_temporaries, sha256_file
 
 # What a push has transferred so far, hashes by name; gone when the manifest is there.
 _RECORD_NAME = ".pushed.json"
+# Protocols without folders: making one there makes at most a bucket, which is for its owner to do.
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 _STORE_LIBRARIES = (
     "botocore",
     "aiobotocore",
@@ -79,7 +81,7 @@ def push_dataset(folder: Path, url: str, on_file: Callable[[], None] = lambda: N
         for name in sorted(stale):
             store.rm_file(f"{root}/{name}")
         for name in wanted:
-            store.makedirs(str(PurePosixPath(f"{root}/{name}").parent), exist_ok=True)
+            _make_folder(store, str(PurePosixPath(f"{root}/{name}").parent))
             store.put_file(str(folder / name), f"{root}/{name}")
             if name in ours:
                 done[name] = ours[name]
@@ -170,8 +172,14 @@ def _recorded(store: Any, root: str) -> dict[str, str]:
         return {}
 
 
+def _make_folder(store: Any, folder: str) -> None:
+    protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
+    if not protocols & _WITHOUT_FOLDERS:
+        store.makedirs(folder, exist_ok=True)
+
+
 def _record(store: Any, root: str, done: Mapping[str, str]) -> None:
-    store.makedirs(root, exist_ok=True)
+    _make_folder(store, root)
     store.pipe_file(f"{root}/{_RECORD_NAME}", json.dumps(done, sort_keys=True).encode())
 
 

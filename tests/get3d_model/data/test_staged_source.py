@@ -67,6 +67,15 @@ def pixels(source: ShardSource | StagedSource) -> list[bytes]:
     return [source.read_png(index) for index in range(len(source.table))]
 
 
+@pytest.mark.parametrize("url", ["s3"], indirect=True)
+def test_a_bucket_that_is_not_there_is_not_made(url: str, shards: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"s3://no-such-bucket/set: .*bucket does not exist; check the address"
+    ):
+        push_dataset(shards, "s3://no-such-bucket/set")
+    assert not fsspec.filesystem("s3").exists("s3://no-such-bucket")
+
+
 def test_the_same_images_from_afar_and_when_copied(url: str, shards: Path, tmp_path: Path) -> None:
     expected = ShardSource(shards)
     afar = StagedSource(url, tmp_path / "cache", cache_bytes=0)
