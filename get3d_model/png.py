@@ -1,7 +1,7 @@
 """Pictures as PNG files: fast ones for who waits for a texture, small ones for data sets.
 
-The same picture gives the same bytes, whatever the machine and its threads. (ISA-L, twice as fast as what is used here,
-was once seen to give other bytes for the same picture.)
+The same picture gives the same bytes, whatever the threads and whatever was encoded before, on machines of one kind.
+(ISA-L, twice as fast as what is used here, was once seen to give other bytes for the same picture.)
 
 Shape legend: C channels (RGB or RGBA), H W height and width, N bytes of a row
 """
@@ -21,7 +21,7 @@ from get3d_model.jit import kernel
 
 PNG_ENCODING = "rows by none, sub or up; libdeflate 6"
 """How `small_png` works: another encoding gives other bytes for the same picture."""
-# Compressed one by one, so that several threads can work on a picture. Fixed: bytes must not depend on the machine.
+# Compressed one by one, so that several threads can work on a picture. Fixed: bytes must not depend on their number.
 ROWS_PER_BAND = 64
 _FAST_LEVEL, _SMALL_LEVEL = 2, 6
 _NONE, _SUB, _UP = 0, 1, 2
