@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from components.data_pointer import DataPointer, parse_location
 from components.train.endpoint import endpoint
+from components.train.torchrun import STARTED_BY_TORCHRUN, end_with_torchrun
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors
@@ -82,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
     from monitoring.logs import structured
     from monitoring.tensorboard_sink import TensorBoardSink
 
-    if args.cache_gb < 0:
+    if STARTED_BY_TORCHRUN in os.environ:
+        end_with_torchrun()
+    if not args.cache_gb >= 0:
         raise InputError(f"--cache-gb must be 0 or more, not {args.cache_gb:g}")
     port, host = endpoint(args.metrics_port, args.metrics_host)
     config = load_config(args.config)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import os
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from components.train.main import add_arguments, run
+from components.train.torchrun import end_with_torchrun
 from get3d_model.entry_point import disk_errors, exit_code
 from get3d_model.errors import InputError
 
@@ -38,7 +38,6 @@ LOCK = "GET3D_LOCK"
 RANK_LINE = "this is rank {rank} of {size} (node {node}, local rank {local_rank})"
 NAME = "get3d train"
 ERROR_PREFIX = f"{NAME}: "
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 1.0
 
 
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     # See pipelines/cli.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    _end_with_torchrun()
+    end_with_torchrun()
     lock = _hold_lock()
     if not _end_with_launcher() or lock is False:
         print(f"{ERROR_PREFIX}the launcher is gone; not starting", file=sys.stderr, flush=True)
@@ -101,15 +100,6 @@ def _params_file(path: Path) -> Iterator[Path]:
         written = Path(folder) / path.name
         written.write_text(content)
         yield written
-
-
-def _end_with_torchrun() -> None:
-    """Has the kernel send SIGTERM, which saves and ends, when torchrun dies without having ended its processes."""
-    if sys.platform.startswith("linux"):
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _hold_lock() -> IO[str] | bool | None:

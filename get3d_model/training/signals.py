@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
+
+ECHO_S = 1.0
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -18,10 +21,15 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class SignalFlag:
-    """Remembers SIGINT or SIGTERM instead of dying in the middle of a step; a second one is not caught."""
+    """Remembers SIGINT or SIGTERM instead of dying in the middle of a step; a second one of a kind is not caught.
+
+    What comes within ECHO_S of the first is the same request: when torchrun dies, the kernel may signal its processes
+    once for every thread it had.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._first_at: dict[int, float] = {}
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> SignalFlag:
@@ -32,7 +40,10 @@ class SignalFlag:
 
     def _handle(self, number: int, frame: object) -> None:
         self.number = number
-        signal.signal(number, self._previous[number])
+        now = time.monotonic()
+        if now - self._first_at.setdefault(number, now) > ECHO_S:
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():

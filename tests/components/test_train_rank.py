@@ -21,7 +21,7 @@ ARGUMENTS = ["--config", "params.yaml", "--data", "d", "--out", "o"]
 @pytest.fixture(autouse=True)
 def no_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process of the tests keeps its own relation to its parent."""
-    monkeypatch.setattr(rank, "_end_with_torchrun", lambda: None)
+    monkeypatch.setattr(rank, "end_with_torchrun", lambda: None)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_new_launcher_is_not_disturbed(
 )
 def test_it_ends_when_torchrun_is_killed(tmp_path: Path) -> None:
     child = (
-        "import os, time; from components.train.rank import _end_with_torchrun; _end_with_torchrun();"
+        "import os, time; from components.train.torchrun import end_with_torchrun; end_with_torchrun();"
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -76,3 +77,27 @@ def test_a_killed_rank_costs_nothing_beyond_the_last_checkpoint(tiny_data: Path,
     first, second = (list_checkpoints(folder)[-1] for folder in (out, undisturbed))
     assert first.name == second.name
     assert differing(checkpoint_tensors(first), checkpoint_tensors(second)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent-death signal is Linux's")
+def test_a_killed_torchrun_leaves_no_process(tiny_data: Path, tmp_path: Path) -> None:
+    """It cannot end its processes any more: they save and end by themselves."""
+    config = tiny_config(10**6, checkpoint_interval_kimg=1e6)
+    params, out, mark = write_params(tmp_path / "params.yaml", config), tmp_path / "out", uuid.uuid4().hex
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    job = start([*torchrun, *train_command(params, tiny_data, out)[1:]], **{MARK: mark})
+    records = out / "metrics.jsonl"
+    try:
+        wait_until(lambda: records.exists() and records.stat().st_size > 0, job)
+        job.kill()
+        job.wait()
+        deadline = time.monotonic() + 30.0
+        while marked_processes(mark) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not marked_processes(mark)
+    finally:
+        for pid in marked_processes(mark):
+            os.kill(pid, signal.SIGKILL)
+        output, errors = job.communicate()
+    assert len(list_checkpoints(out)) == 1, output + errors
