@@ -39,20 +39,28 @@ _RUN_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 @contextlib.contextmanager
 def one_line_errors(step: str) -> Iterator[None]:
-    """Bad input ends the step with one line and status 2, as it ends the command; other errors stay tracebacks."""
+    """Bad input ends the step with one line and status 2, as it ends the command; other errors stay tracebacks.
+
+    What the step prints are records away from a terminal (`monitoring.logs`).
+    """
     _stop_with_pipeline()
     with monitoring_steps().timed(step):
         try:
-            with disk_errors():
+            with _monitoring("logs").structured(step), disk_errors():
                 yield
         except (InputError, KeyboardInterrupt) as error:
             raise SystemExit(exit_code(f"get3d {step}", error)) from None
 
 
 def monitoring_steps() -> Any:
-    """`monitoring.steps`, which tells Prometheus of steps. Not by an import statement: what a step tells is no part of
-    its code's version, and no reason to run it again."""
-    return importlib.import_module("monitoring.steps")
+    """`monitoring.steps`, which tells Prometheus of steps."""
+    return _monitoring("steps")
+
+
+def _monitoring(name: str) -> Any:
+    """A module of monitoring. Not by an import statement: what a step tells is no part of its code's version, and no
+    reason to run it again."""
+    return importlib.import_module(f"monitoring.{name}")
 
 
 def call(main: Callable[[list[str]], int | None], *arguments: object) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kfp import dsl, kubernetes
 
 from components.cluster_profile import ClusterProfile
+from monitoring.logs import RUN_ID
 from serving import environment
 
 SHM_PATH = "/dev/shm"
@@ -42,6 +43,8 @@ def place(task: dsl.PipelineTask, profile: ClusterProfile | None, needs: Needs) 
         kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
     for mount in profile.pvcs:
         kubernetes.mount_pvc(task, mount.claim, mount.path, mount.sub_path)
+    # The run's id in every record that a step logs: Kubeflow labels a run's pods with it.
+    kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
     for name, value in profile.env.items():
         task.set_env_variable(name, value)
     for secret in profile.secret_env:

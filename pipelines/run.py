@@ -24,6 +24,7 @@ from components.artifacts import WATCHED_PROCESS, run_folder
 from components.finish.main import OUTCOME_FILE, SUCCEEDED, finish, read_outcome
 from get3d_model.errors import InputError
 from get3d_model.files import write_json_atomic
+from monitoring.logs import RUN_ID
 from pipelines.parameters import arguments_from
 from pipelines.run_log import COLOUR, Timeline, logged
 
@@ -46,7 +47,7 @@ def run_pipeline(args: argparse.Namespace) -> None:
     started = time.monotonic()
     print(f"run {run_id} in {workspace}; the whole log is {folder / 'log.txt'}", flush=True)
     try:
-        with _stopping(), logged(folder / "log.txt", timeline, args.verbose):
+        with _stopping(), _named(run_id), logged(folder / "log.txt", timeline, args.verbose):
             failure = _execute(args, given, workspace, run_id)
     except KeyboardInterrupt:
         # kfp's local runner knows no exit handler for that.
@@ -99,6 +100,20 @@ def _execute(args: argparse.Namespace, given: dict[str, Any], workspace: Path, r
         # kfp's own word for a task that failed; the task's message is in the log above.
         return COLOUR.sub("", str(error)).rstrip(".")
     return ""
+
+
+@contextlib.contextmanager
+def _named(run_id: str) -> Iterator[None]:
+    """The steps' records say which run they belong to (`monitoring.logs`)."""
+    given = os.environ.get(RUN_ID)
+    os.environ[RUN_ID] = run_id
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[RUN_ID]
+        else:
+            os.environ[RUN_ID] = given
 
 
 @contextlib.contextmanager

@@ -79,6 +79,24 @@ def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) 
     assert end.value.code == 3
 
 
+def test_what_a_step_prints_is_a_record_away_from_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GET3D_LOG_FORMAT", "auto")
+    monkeypatch.setenv("GET3D_RUN_ID", "run-7")
+    with pytest.raises(SystemExit), artifacts.one_line_errors("render"):
+        print("4 meshes")
+        raise InputError("no such folder")
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(r["level"], r["message"]) for r in records] == [
+        ("info", "4 meshes"),
+        ("error", "no such folder"),
+    ]
+    assert {(r["command"], r["run_id"]) for r in records} == {("render", "run-7")}
+    assert err == "get3d render: no such folder\n", "what the command itself says stays plain"
+
+
 def test_a_step_ends_with_the_process_that_runs_the_pipeline() -> None:
     program = """
 import os, sys, time
@@ -88,7 +106,11 @@ with one_line_errors("step"):
     time.sleep(60)
 """
     owner = subprocess.Popen(["sleep", "60"])
-    environment = {"GET3D_PIPELINE_PROCESS": str(owner.pid), "PATH": "/usr/bin"}
+    environment = {
+        "GET3D_PIPELINE_PROCESS": str(owner.pid),
+        "GET3D_LOG_FORMAT": "text",
+        "PATH": "/usr/bin",
+    }
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as step:
         assert step.stdout is not None and step.stdout.readline() == b"started\n"
         owner.kill()

@@ -216,3 +216,9 @@ def test_it_compiles_without_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert Compiled(out).spec["pipelineInfo"]["name"] == "get3d-training"
+
+
+def test_every_pod_knows_the_run_that_its_records_belong_to(golden: Compiled) -> None:
+    for step in golden.steps:
+        (field,) = golden.executor(step)["fieldPathAsEnv"]
+        assert field == {"name": "GET3D_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
