@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import deflate
 import numpy as np
 from zlib_ng import zlib_ng
 
 from get3d_model.jit import kernel
+from get3d_model.worker_threads import WorkerThreads
 
 PNG_ENCODING = "rows by none, sub or up; libdeflate 6"
 """How `small_png` works: another encoding gives other bytes for the same picture."""
@@ -29,16 +29,7 @@ _COLOR_TYPES = {3: 2, 4: 6}
 _WINDOW, _MEMORY = 15, 9
 _ADLER_PRIME = 65521
 
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    """A forked child inherits the pool object but none of its threads."""
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_pool)
+_threads = WorkerThreads("png", min(16, os.cpu_count() or 1))
 
 
 def fast_png(picture_HWC: np.ndarray) -> bytes:
@@ -64,7 +55,7 @@ def fast_png(picture_HWC: np.ndarray) -> bytes:
         return content, zlib_ng.adler32(filtered_HN), filtered_HN.size
 
     firsts = range(0, height, ROWS_PER_BAND)
-    bands = list(map(deflated, firsts) if len(firsts) == 1 else _get_pool().map(deflated, firsts))
+    bands = list(map(deflated, firsts) if len(firsts) == 1 else _threads.pool().map(deflated, firsts))
     checksum = 1
     for _, of_band, size in bands:
         checksum = _joined_adler32(checksum, of_band, size)
@@ -144,11 +135,3 @@ def _png(shape_HWC: tuple[int, ...], stream: bytes) -> bytes:
 def _chunk(kind: bytes, content: bytes) -> tuple[bytes, ...]:
     checksum = zlib_ng.crc32(content, zlib_ng.crc32(kind))
     return struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)
-
-
-def _get_pool() -> ThreadPoolExecutor:
-    global _pool
-    pool = _pool
-    if pool is None:
-        pool = _pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="png")
-    return pool

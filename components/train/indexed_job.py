@@ -98,7 +98,7 @@ class IndexedJob(ClusterJob):
                 {**service, "metadata": {**service["metadata"], "ownerReferences": [owner]}},
                 _request_timeout=TIMEOUT,
             )
-        except Exception:
+        except BaseException:  # Ctrl-C, too, must leave no job without its service
             self._delete()
             raise
 

@@ -12,32 +12,14 @@ unit, so results depend neither on the number of threads nor on their timing.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+
+from get3d_model.worker_threads import WorkerThreads
 
 # Several, so that units of unequal cost even out.
 RUNS_PER_THREAD = 4
 
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    """A forked child inherits the pool object but none of its threads."""
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _get_pool() -> ThreadPoolExecutor:
-    global _pool
-    pool = _pool
-    if pool is None:
-        # Idle threads cost nothing and are started on demand, so the pool is as wide as the machine.
-        pool = _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="rasterizer")
-    return pool
+_threads = WorkerThreads("rasterizer")
 
 
 def parallel_for(kernel: Callable[..., None], units: int, threads: int, *arguments: object) -> None:
@@ -59,7 +41,7 @@ def parallel_for(kernel: Callable[..., None], units: int, threads: int, *argumen
         while (run := next(numbers)) < runs:
             kernel(units * run // runs, units * (run + 1) // runs, *arguments)
 
-    pool = _get_pool()
+    pool = _threads.pool()
     helpers = [pool.submit(work) for _ in range(min(threads, runs) - 1)]
     try:
         work()
