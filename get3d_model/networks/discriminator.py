@@ -20,6 +20,7 @@ from get3d_model.networks.synthesis import block_channels, block_resolutions
 from get3d_model.ops.activation import activated_low_pass
 from get3d_model.ops.from_rgb import PendingActivation, add_from_rgb
 from get3d_model.ops.resample import downsample_2x
+from get3d_model.ops.side_by_side import side_by_side
 
 CAMERA_FREQUENCIES = (1.0, 2.0, 4.0)
 CAMERA_ENCODING_DIM = 2 + 2 * 2 * len(CAMERA_FREQUENCIES)
@@ -169,10 +170,18 @@ class Discriminator(nn.Module):
         images = [rgba_B4HW]
         while images[-1].shape[-1] > 4:
             images.append(downsample_2x(images[-1]))
-        return tuple(
-            self._score(prefix, [image[:, channels] for image in images], encoding_BE, half_dtype, batches)
+        parts = [
+            partial(
+                self._score,
+                prefix,
+                [image[:, channels] for image in images],
+                encoding_BE,
+                half_dtype,
+                batches,
+            )
             for prefix, channels in (("", slice(0, 3)), ("mask_", slice(3, 4)))
-        )
+        ]
+        return tuple(side_by_side(parts, [*images, encoding_BE]))
 
     def _score(
         self, prefix: str, images: list[Tensor], encoding_BE: Tensor, half_dtype: torch.dtype, batches: int

@@ -23,9 +23,10 @@ from get3d_model.networks.fields import ModulatedMLP
 from get3d_model.networks.grid_lookup import fold_points, volume_lookup
 from get3d_model.networks.layers import SynthesisLayer, ToFeature
 from get3d_model.networks.synthesis import block_channels, block_resolutions
-from get3d_model.networks.volume_field import RESOLUTIONS, VolumeField, encode_position
-from get3d_model.networks.wide_mlp import WideMLP, with_constant
+from get3d_model.networks.volume_field import ENCODING_FEATURES, RESOLUTIONS, VolumeField, encode_position
+from get3d_model.networks.wide_mlp import PointRows, WideMLP, fixed_tail
 from get3d_model.ops.half_domain import HalfDomain
+from get3d_model.ops.side_by_side import side_by_side
 
 MLP_WIDTH = 256
 SDF_HIDDEN_LAYERS, DEFORMATION_HIDDEN_LAYERS = 3, 2
@@ -187,25 +188,29 @@ class SeparateGenerator:
         """(geometry volumes, in float16 unless half_dtype is float32; texture planes B(3C)RR)."""
         geometry_dtype = torch.float32 if half_dtype == torch.float32 else torch.float16
         sdf_half, deform_half = HalfDomain(geometry_dtype), HalfDomain(geometry_dtype)
-        volumes = GeometryVolumes(
-            self.sdf.volume(ws_geo_BLD, sdf_half),
-            self.deform.volume(ws_geo_BLD, deform_half),
-            sdf_half,
-            deform_half,
+        planes_tex, sdf, deform = side_by_side(
+            [
+                lambda: self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype),
+                lambda: self.sdf.volume(ws_geo_BLD, sdf_half),
+                lambda: self.deform.volume(ws_geo_BLD, deform_half),
+            ],
+            [ws_geo_BLD, styles_tex_BLS],
         )
-        return volumes, self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype)
+        return GeometryVolumes(sdf, deform, sdf_half, deform_half), planes_tex
 
     def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:
         """Geometry volumes -> `GridFeatures`."""
         points_N3 = fold_points(grid.vertices_N3, mirror_symmetry)
         read = volume_lookup(grid.vertices_N3, grid.lattices, grid.extent, RESOLUTIONS[-1], mirror_symmetry)
-        at_vertices = EncodedLookup(points_N3, read)
+        channels = self.sdf.point_features - ENCODING_FEATURES
+        at_vertices = EncodedLookup(points_N3, read, channels)
         if self.weight is None:
             return GridVolumeLookup(at_vertices)
         centers_Q3 = grid.vertices_N3[grid.cubes_Q8].mean(dim=1)
         lattices = [tuple((axis[1:] + axis[:-1]) / 2 for axis in lattice) for lattice in grid.lattices]
         read = volume_lookup(centers_Q3, lattices, grid.extent, RESOLUTIONS[-1], mirror_symmetry)
-        return GridVolumeLookup(at_vertices, EncodedLookup(fold_points(centers_Q3, mirror_symmetry), read))
+        at_cubes = EncodedLookup(fold_points(centers_Q3, mirror_symmetry), read, channels)
+        return GridVolumeLookup(at_vertices, at_cubes)
 
     def geometry(self, features: GridFeatures, ws_geo_BLD: Tensor) -> RawGeometry:
         """SDF, deformation and, for FlexiCubes, weights."""
@@ -215,7 +220,8 @@ class SeparateGenerator:
         if self.weight is None:
             return RawGeometry(sdf_BN1.squeeze(2), *half.leave(deform_BN3))
         ws = ws_geo_BLD[:, self.deform.num_volume_ws :][:, : self.weight.num_ws]
-        deform_BN3, weights_BQ21 = half.leave(deform_BN3, self.weight(features.cubes_BQC, ws, half))
+        weights_BQ21 = self.weight(features.cubes_BQC, ws, half, ENCODING_FEATURES)
+        deform_BN3, weights_BQ21 = half.leave(deform_BN3, weights_BQ21)
         return RawGeometry(sdf_BN1.squeeze(2), deform_BN3, weights_BQ21 * WEIGHT_SCALE)
 
     def texture_mlp(self, styles_tex_BLS: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -236,17 +242,16 @@ class GridFeatures:
 
 
 class EncodedLookup(nn.Module):
-    """Position encoding and volume features at fixed points."""
+    """Volume features and position encoding at fixed points."""
 
-    def __init__(self, points_P3: Tensor, read: nn.Module) -> None:
-        """points_P3: world units. read: volume -> features BPC at those points."""
+    def __init__(self, points_P3: Tensor, read: nn.Module, channels: int) -> None:
+        """points_P3: world units. read: reads the volume's `channels` features at those points."""
         super().__init__()
         self.read = read
-        self.register_buffer("encoding_P6", encode_position(points_P3), persistent=False)
+        self.register_buffer("tail_PT", fixed_tail(encode_position(points_P3), channels), persistent=False)
 
     def forward(self, volume_BCDHW: Tensor) -> Tensor:
-        encoding_BP6 = self.encoding_P6.to(volume_BCDHW.dtype).expand(len(volume_BCDHW), -1, -1)
-        return with_constant([encoding_BP6, self.read(volume_BCDHW)])
+        return PointRows.apply(self.tail_PT, *self.read.parts(volume_BCDHW))
 
 
 class GridVolumeLookup(nn.Module):

@@ -159,5 +159,6 @@ class VolumeField(nn.Module):
         return x
 
     def values(self, points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain) -> Tensor:
-        """Values, BPO, from points made by `wide_mlp.with_constant([encoding, volume features])`; all in `half`."""
-        return wide_mlp(self.layers, points_BPI, ws_BLD[:, self.num_volume_ws : self.num_ws], half)
+        """Values, BPO, from rows of volume features with the encoding behind them (`PointRows`); all in `half`."""
+        ws = ws_BLD[:, self.num_volume_ws : self.num_ws]
+        return wide_mlp(self.layers, points_BPI, ws, half, ENCODING_FEATURES)

@@ -7,10 +7,10 @@ one batched matrix product and one in-place leaky ReLU per layer, and nothing el
 - the gain of the leaky ReLU is in the weight, since leaky_relu(g x) = g leaky_relu(x) for g > 0;
 - each layer's output, needed as the next one's input, is also what the leaky ReLU's gradient is computed from.
 
-Channels come last and are padded to a multiple of 8, the alignment that tensor cores need.
+Channels come last and are padded to a multiple of 8, the alignment that tensor cores need. On a GPU, in half
+precision, kernels put bias and leaky ReLU into the products themselves.
 
-Shape legend: B batch, P points, C chunks of points of all shapes, I input channels, O output channels, D w width,
-L layers (copies of w)
+Shape legend: B batch, P points, I input channels, O output channels, D w width, L layers (copies of w)
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from get3d_model.networks.layers import ModulatedLinear
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 from get3d_model.ops.modulated_conv import modulated_linear_weight
+from get3d_model.ops.point_product import PointProduct
 
 ALIGNMENT = 8
-MAX_CHUNKS = 16
-"""Of a sum over points. A grid of resolution 90 has 13 (tetrahedra: 46^3 + 45^3 vertices) or 15 (cubes: 90^3)."""
 
 
 def padded(channels: int) -> int:
@@ -39,20 +38,41 @@ def padded(channels: int) -> int:
     return -(-(channels + 1) // ALIGNMENT) * ALIGNMENT
 
 
-def with_constant(parts_BPC: Sequence[Tensor]) -> Tensor:
-    """Concatenates channels, then a constant 1 and zeros up to the alignment."""
-    first = parts_BPC[0]
-    channels = sum(part.shape[-1] for part in parts_BPC)
-    tail_C = torch.zeros(padded(channels) - channels, dtype=first.dtype, device=first.device)
-    # An assignment by index would copy the number from the host, which a CUDA graph cannot record.
-    tail_C[:1].fill_(1.0)
-    return torch.cat([*parts_BPC, tail_C.expand(*first.shape[:-1], -1)], dim=-1)
+def fixed_tail(fixed_PF: Tensor, channels: int) -> Tensor:
+    """What stands behind `channels` channels of every point: fixed ones, a constant 1, zeros up to the alignment."""
+    used = channels + fixed_PF.shape[1]
+    return torch.cat([fixed_PF, F.pad(torch.ones_like(fixed_PF[:, :1]), (0, padded(used) - used - 1))], dim=1)
 
 
-def layer_matrix(layer: ModulatedLinear, w_BD: Tensor) -> Tensor:
+class PointRows(Function):
+    """(fixed_tail PT, features BPC of some points, of the next ones, ...) -> all points' rows BP(C+T).
+
+    As two concatenations, with one pass over memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tail_PT: Tensor, *parts_BPC: Tensor) -> Tensor:
+        first = parts_BPC[0]
+        ctx.sizes, ctx.channels = [part.shape[1] for part in parts_BPC], first.shape[2]
+        rows = first.new_empty(len(first), sum(ctx.sizes), ctx.channels + tail_PT.shape[1])
+        for target, part in zip(PointRows._features(ctx, rows), parts_BPC, strict=True):
+            target.copy_(part)
+        rows[..., ctx.channels :] = tail_PT
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, grad_BPI: Tensor):
+        return None, *PointRows._features(ctx, grad_BPI)
+
+    @staticmethod
+    def _features(ctx: Any, rows_BPI: Tensor) -> tuple[Tensor, ...]:
+        return rows_BPI[..., : ctx.channels].split(ctx.sizes, dim=1)
+
+
+def layer_matrix(layer: ModulatedLinear, w_BD: Tensor, at_end: int) -> Tensor:
     """A layer's modulated weight, bias, gain and constant channel as one matrix; B(padded I)(padded O)."""
     style_BI = layer.affine(w_BD)
-    weight_BOI = modulated_linear_weight(layer.weight, style_BI)
+    weight_BOI = modulated_linear_weight(layer.weight, style_BI).roll(-at_end, dims=2)
     outputs, inputs = layer.weight.shape
     bias_BO1 = layer.bias.expand(len(w_BD), -1)[:, :, None]
     gain = LEAKY_GAIN if layer.activate else 1.0
@@ -76,47 +96,41 @@ def wide_layers(
     )
 
 
-class PointProduct(Function):
-    """points BPI times weight BIO, BPO. As torch.bmm, but the weight's gradient is a sum over chunks of points.
-
-    One product per shape would sum over all points in a handful of blocks, and leave most of a GPU idle.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, points_BPI: Tensor, weight_BIO: Tensor) -> Tensor:
-        ctx.save_for_backward(points_BPI, weight_BIO)
-        return torch.bmm(points_BPI, weight_BIO)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BPO: Tensor) -> tuple[Tensor | None, Tensor]:
-        points_BPI, weight_BIO = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0]
-        grad_points_BPI = torch.bmm(grad_BPO, weight_BIO.transpose(1, 2)) if wanted else None
-        batch, chunks = len(points_BPI), chunk_count(points_BPI.shape[1])
-        points_CPI, grad_CPO = (
-            x.unflatten(1, (chunks, -1)).flatten(0, 1) for x in (points_BPI, grad_BPO.contiguous())
-        )
-        partial_CIO = torch.bmm(points_CPI.transpose(1, 2), grad_CPO)
-        grad_weight_BIO = partial_CIO.unflatten(0, (batch, chunks)).sum(dim=1, dtype=torch.float32)
-        return grad_points_BPI, grad_weight_BIO.to(weight_BIO.dtype)
-
-
-def chunk_count(points: int) -> int:
-    """The most chunks of equal size, up to MAX_CHUNKS."""
-    return max((n for n in range(1, MAX_CHUNKS + 1) if points % n == 0), default=1)
-
-
 def wide_mlp(
-    layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain
+    layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain, at_end: int
 ) -> Tensor:
-    """The layers on points that `with_constant` made, in the domain `half`; returns BPO, still in it."""
+    """The layers on points that `PointRows` made, in the domain `half`; returns BPO, still in it.
+
+    at_end: how many of the first layer's leading inputs are the points' fixed channels, which stand at the end.
+    """
+    if is_fused(points_BPI) and points_BPI.dtype != torch.float32:
+        return _fused(layers, points_BPI, ws_BLD, half, at_end)
     x_BPI = points_BPI
     for layer, w_BD in zip(layers, ws_BLD.unbind(dim=1), strict=True):
-        x_BPI = PointProduct.apply(x_BPI, half.enter(layer_matrix(layer, w_BD)))
+        x_BPI = PointProduct.apply(x_BPI, half.enter(layer_matrix(layer, w_BD, at_end)))
+        at_end = 0
         if layer.activate:
             x_BPI = F.leaky_relu_(x_BPI, LEAKY_SLOPE)
     return x_BPI[..., : layers[-1].weight.shape[0]]
+
+
+def _fused(
+    layers: Sequence[ModulatedLinear], points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain, at_end: int
+) -> Tensor:
+    from get3d_model.ops.fused.wide_mlp import WideLayers
+
+    weights, biases = [], []
+    for layer, w_BD in zip(layers, ws_BLD.unbind(dim=1), strict=True):
+        gain = LEAKY_GAIN if layer.activate else 1.0
+        weight_BOI = layer.point_weight(w_BD) * gain
+        if not weights:
+            # The constant channel is not needed here, and neither is what pads it.
+            weight_BOI = F.pad(
+                weight_BOI.roll(-at_end, dims=2), (0, points_BPI.shape[2] - weight_BOI.shape[2])
+            )
+        weights.append(half.enter(weight_BOI).transpose(1, 2))
+        biases.append(half.enter(layer.bias * gain))
+    return WideLayers.apply(points_BPI, len(layers), *biases, *weights)
 
 
 class WideMLP(nn.Module):
@@ -132,5 +146,5 @@ class WideMLP(nn.Module):
     def num_ws(self) -> int:
         return len(self.layers)
 
-    def forward(self, points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain) -> Tensor:
-        return wide_mlp(self.layers, points_BPI, ws_BLD, half)
+    def forward(self, points_BPI: Tensor, ws_BLD: Tensor, half: HalfDomain, at_end: int) -> Tensor:
+        return wide_mlp(self.layers, points_BPI, ws_BLD, half, at_end)

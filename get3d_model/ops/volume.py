@@ -30,9 +30,9 @@ class VolumePointLookup(nn.Module):
         super().__init__()
         self.register_buffer("points_P3", points_P3, persistent=False)
 
-    def forward(self, volume_BCDHW: Tensor) -> Tensor:
-        """Features at every point; returns BPC."""
-        return sample_volume(volume_BCDHW, self.points_P3.expand(volume_BCDHW.shape[0], -1, -1))
+    def parts(self, volume_BCDHW: Tensor) -> list[Tensor]:
+        """Features at every point; one BPC."""
+        return [sample_volume(volume_BCDHW, self.points_P3.expand(volume_BCDHW.shape[0], -1, -1))]
 
 
 class VolumeLatticeLookup(nn.Module):
@@ -51,8 +51,8 @@ class VolumeLatticeLookup(nn.Module):
                 weights = corner_aligned_weights(values, resolution)
                 self.register_buffer(f"weights_{index}_{axis}", weights, persistent=False)
 
-    def forward(self, volume_BCDHW: Tensor) -> Tensor:
-        """Features at every lattice point; returns BPC."""
+    def parts(self, volume_BCDHW: Tensor) -> list[Tensor]:
+        """Features at the points of every lattice; BPC each."""
         volume_BXYZC = volume_BCDHW.permute(0, 4, 3, 2, 1).contiguous()
         parts = []
         for index in range(self.count):
@@ -63,7 +63,7 @@ class VolumeLatticeLookup(nn.Module):
             out = torch.matmul(y_YR, out.flatten(3))
             out = torch.matmul(x_XR, out.flatten(2))
             parts.append(out.view(len(volume_BCDHW), -1, volume_BCDHW.shape[1]))
-        return torch.cat(parts, dim=1)
+        return parts
 
 
 def corner_aligned_weights(coordinates_P: Tensor, resolution: int) -> Tensor:

@@ -6,18 +6,19 @@ than they run. Static buffers hold inputs, outputs and gradients; a replay overw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from get3d_model.ops.side_by_side import recording_side_by_side
 from get3d_model.training.runner import Loss, Report, Started, leaf_of
 from get3d_model.training.structures import map_tensors, tensors_of
 
 T = TypeVar("T")
-WARMUP_RUNS = 2
 
 
 def _copy_into(static: Sequence[Any], given: Sequence[Any]) -> None:
@@ -31,12 +32,20 @@ def _warm_up(run: Callable[[], object]) -> None:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARMUP_RUNS):
+        # Algorithms are chosen by their time, so nothing runs beside them then.
+        run()
+        with recording_side_by_side():
             run()
     torch.cuda.current_stream().wait_stream(stream)
     # What ran here runs from the graph's own memory from now on.
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
+
+
+@contextmanager
+def _recorded(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    with torch.cuda.graph(graph, pool=pool), recording_side_by_side():
+        yield
 
 
 @dataclass
@@ -144,10 +153,10 @@ class GraphRunner:
 
         _warm_up(run)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(forward, pool=self._front_pool):
+        with _recorded(forward, self._front_pool):
             results = function(*static)
         gradients = [torch.zeros_like(item) if item.requires_grad else None for item in tensors_of(results)]
-        with torch.cuda.graph(backward, pool=self._front_pool):
+        with _recorded(backward, self._front_pool):
             parameter_gradients = torch.autograd.grad(
                 differentiable(results),
                 parameters,
@@ -171,7 +180,7 @@ class GraphRunner:
         for parameter in parameters:
             parameter.grad = None
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._shared_pool):
+        with _recorded(graph, self._shared_pool):
             report = run()
             values = _stack(report)
         gradients = [parameter.grad for parameter in parameters]
@@ -190,7 +199,7 @@ class GraphRunner:
 
         _warm_up(run)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._shared_pool):
+        with _recorded(graph, self._shared_pool):
             gradient, report = run()
             values = _stack(report)
         inputs = tuple(item.detach() if item is first else item for item in static)

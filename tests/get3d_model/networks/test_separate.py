@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from get3d_model.networks.layers import ModulatedLinear
 from get3d_model.networks.separate import EncodedLookup, GridVolumeLookup, SeparateGenerator
-from get3d_model.networks.volume_field import ResidualBlock3d, VolumeField, encode_position
-from get3d_model.networks.wide_mlp import wide_mlp, with_constant
+from get3d_model.networks.volume_field import RESOLUTIONS, ResidualBlock3d, VolumeField, encode_position
+from get3d_model.networks.wide_mlp import PointRows, fixed_tail, wide_mlp
 from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.modulated_conv3d import modulated_conv3d
 from get3d_model.ops.volume import VolumePointLookup
@@ -38,7 +38,8 @@ def networks() -> SeparateGenerator:
 @pytest.fixture(scope="module")
 def lookup() -> GridVolumeLookup:
     points_N3 = torch.rand(30, 3, generator=random()) - 0.5
-    return GridVolumeLookup(EncodedLookup(points_N3, VolumePointLookup(points_N3 * 2)))
+    channels = CONFIG.volume_channel_base // RESOLUTIONS[-1]
+    return GridVolumeLookup(EncodedLookup(points_N3, VolumePointLookup(points_N3 * 2), channels))
 
 
 def styles(networks: SeparateGenerator, batch: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,18 +104,19 @@ def test_wide_mlp_against_its_definition_with_gradients(hidden: int) -> None:
         )
         for layer in layers:
             torch.nn.init.normal_(layer.bias)
-    points = torch.randn(2, 20, 7, generator=random())
+    features, fixed = torch.randn(2, 20, 4, generator=random()), torch.randn(20, 3, generator=random(3))
     ws = torch.randn(2, hidden + 1, W_DIM, generator=random(1))
     direction = torch.randn(2, 20, 3, generator=random(2))
     results = []
     for name in ("ours", "plain"):
-        modules, x, w = (copy.deepcopy(item) for item in (layers, points, ws))
+        modules, x, w = (copy.deepcopy(item) for item in (layers, features, ws))
         x.requires_grad_(True), w.requires_grad_(True)
         if name == "ours":
-            out = wide_mlp(modules, with_constant([x[..., :4], x[..., 4:]]), w, FULL)
+            rows = PointRows.apply(fixed_tail(fixed, 4), x[:, :12], x[:, 12:])
+            out = wide_mlp(modules, rows, w, FULL, at_end=3)
         else:
             modules, xd, wd = modules.double(), x.double(), w.double()
-            out = plain_mlp(modules, xd, wd)
+            out = plain_mlp(modules, torch.cat([fixed.double().expand(2, -1, -1), xd], dim=2), wd)
         (out * direction).sum().backward()
         gradients = [x.grad, w.grad, *(p.grad for p in modules.parameters())]
         results.append([out.detach(), *gradients])

@@ -9,9 +9,11 @@ from get3d_model.config import ModelConfig
 from get3d_model.generator import build_generator
 from get3d_model.losses.adversarial import r1_penalty
 from get3d_model.networks.discriminator import Discriminator
+from get3d_model.networks.wide_mlp import PointRows, fixed_tail, wide_layers, wide_mlp
 from get3d_model.ops import dispatch
 from get3d_model.ops.activation import activated_low_pass
 from get3d_model.ops.from_rgb import PendingActivation, add_from_rgb
+from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.modulated_conv import modulated_layer
 from get3d_model.ops.resample import add_upsampled, downsample_2x
 from get3d_model.rendering.select import make_rasterizer
@@ -213,3 +215,37 @@ def test_convolution_second_derivative_matches_pytorch():
         (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         results.append((y, g, *torch.autograd.grad(g.square().sum(), (x, weight))))
     assert_close(*results, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("hidden", "outputs"), [(3, 1), (2, 3), (1, 21)])
+def test_wide_mlp_with_gradients(monkeypatch, hidden, outputs):
+    """Half precision against the composition in float32, and the composition in half precision is no closer."""
+    torch.manual_seed(0)
+    layers = wide_layers(10, 256, hidden, outputs, 16).cuda()
+    for layer in layers:
+        torch.nn.init.normal_(layer.bias, std=0.3)
+    parts = [torch.randn(2, points, 4, device="cuda") for points in (300, 131)]
+    fixed = torch.randn(431, 6, device="cuda")
+    ws = torch.randn(2, len(layers), 16, device="cuda")
+    direction = torch.randn(2, 431, outputs, device="cuda")
+
+    def run(dtype):
+        half = HalfDomain(dtype)
+        leaves = [part.to(dtype).requires_grad_(True) for part in parts]
+        w = ws.clone().requires_grad_(True)
+        layers.zero_grad()
+        rows = PointRows.apply(fixed_tail(fixed, 4), *leaves)
+        (out,) = half.leave(wide_mlp(layers, rows, w, half, at_end=6))
+        out.backward(direction)
+        scale = 1.0 if half.scale is None else half.scale
+        gradients = [leaf.grad.float() / scale for leaf in leaves]
+        return [out.detach(), *gradients, w.grad, *(p.grad.clone() for p in layers.parameters())]
+
+    ours, exact = run(torch.float16), run(torch.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr("get3d_model.networks.wide_mlp.is_fused", lambda _: False)
+        composed = run(torch.float16)
+    for name, a, b, c in zip(range(len(ours)), ours, exact, composed, strict=True):
+        scale = b.abs().max() + 1e-12
+        error, usual = (a - b).abs().max() / scale, (c - b).abs().max() / scale
+        assert error < max(2.0 * usual, 2e-3), (name, float(error), float(usual))
