@@ -9,6 +9,7 @@ H W image size, C features, S style width of the texture networks
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from get3d_model.networks.layers import ToFeature
 from get3d_model.networks.mapping import MappingNetwork
 from get3d_model.networks.separate import SeparateGenerator
 from get3d_model.networks.unified import UnifiedTriPlaneGenerator
+from get3d_model.ops.side_by_side import side_by_side
 from get3d_model.ops.triplane import sample_triplanes
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.rendering.surface import VisibleSurface, covered_points, visible_surface
@@ -209,9 +211,12 @@ class Generator(nn.Module):
         class_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(ws_geo_BLD, ws_tex_BLD): one w for each, broadcast to all layers. class_B: of a class-conditional model."""
-        w_geo_BD = self.mapping_geo(z_geo_BZ, truncation_psi, class_B)
-        w_tex_BD = self.mapping(z_tex_BZ, truncation_psi, class_B)
-        return self.broadcast(w_geo_BD, w_tex_BD)
+        parts = [
+            partial(self.mapping_geo, z_geo_BZ, truncation_psi, class_B),
+            partial(self.mapping, z_tex_BZ, truncation_psi, class_B),
+        ]
+        shared = [z_geo_BZ, z_tex_BZ] if class_B is None else [z_geo_BZ, z_tex_BZ, class_B]
+        return self.broadcast(*side_by_side(parts, shared))
 
     def broadcast(self, w_geo_BD: Tensor, w_tex_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of one w per layer."""

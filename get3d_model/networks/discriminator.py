@@ -170,26 +170,21 @@ class Discriminator(nn.Module):
         images = [rgba_B4HW]
         while images[-1].shape[-1] > 4:
             images.append(downsample_2x(images[-1]))
+        prefixes = {"": slice(0, 3), "mask_": slice(3, 4)}
         parts = [
-            partial(
-                self._score,
-                prefix,
-                [image[:, channels] for image in images],
-                encoding_BE,
-                half_dtype,
-                batches,
-            )
-            for prefix, channels in (("", slice(0, 3)), ("mask_", slice(3, 4)))
+            partial(self._features, prefix, [image[:, channels] for image in images], half_dtype, batches)
+            for prefix, channels in prefixes.items()
         ]
-        return tuple(side_by_side(parts, [*images, encoding_BE]))
+        parts += [partial(getattr(self, f"{prefix}mapping"), encoding_BE) for prefix in prefixes]
+        rgb_BC, mask_BC, rgb_map_BC, mask_map_BC = side_by_side(parts, [*images, encoding_BE])
+        return self._logits(rgb_BC, rgb_map_BC), self._logits(mask_BC, mask_map_BC)
 
-    def _score(
-        self, prefix: str, images: list[Tensor], encoding_BE: Tensor, half_dtype: torch.dtype, batches: int
-    ) -> Tensor:
+    def _features(self, prefix: str, images: list[Tensor], half_dtype: torch.dtype, batches: int) -> Tensor:
         x: PendingActivation | None = None
         for res, image in zip(self.resolutions, images, strict=False):
             dtype = half_dtype if res > self.half_precision_from else torch.float32
             x = getattr(self, f"{prefix}b{res}")(x, image, dtype)
-        features_BC = getattr(self, f"{prefix}b4")(x, images[-1], batches)
-        projection_BC = getattr(self, f"{prefix}mapping")(encoding_BE)
+        return getattr(self, f"{prefix}b4")(x, images[-1], batches)
+
+    def _logits(self, features_BC: Tensor, projection_BC: Tensor) -> Tensor:
         return (features_BC * projection_BC).sum(dim=1, keepdim=True) / math.sqrt(self.channels)

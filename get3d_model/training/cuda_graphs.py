@@ -7,7 +7,7 @@ than they run. Static buffers hold inputs, outputs and gradients; a replay overw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,25 +27,19 @@ def _copy_into(static: Sequence[Any], given: Sequence[Any]) -> None:
         target.copy_(source, non_blocking=True)
 
 
-def _warm_up(run: Callable[[], object]) -> None:
+def _warm_up(run: Callable[[], object], beside: Callable[[], AbstractContextManager[None]]) -> None:
     """Libraries choose algorithms and allocate workspaces at a first run; not while recording."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         # Algorithms are chosen by their time, so nothing runs beside them then.
         run()
-        with recording_side_by_side():
+        with beside():
             run()
     torch.cuda.current_stream().wait_stream(stream)
     # What ran here runs from the graph's own memory from now on.
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-
-
-@contextmanager
-def _recorded(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
-    with torch.cuda.graph(graph, pool=pool), recording_side_by_side():
-        yield
 
 
 @dataclass
@@ -103,8 +97,10 @@ class _StartedFront:
 
 @dataclass
 class GraphRunner:
-    """The `Runner` of one CUDA device."""
+    """The `Runner` of one CUDA device. side_by_side: independent parts of a recording run beside each other, which
+    is faster and takes more memory."""
 
+    side_by_side: bool = True
     _fronts: dict[str, _Front] = field(default_factory=dict)
     _recordings: dict[str, _Recording] = field(default_factory=dict)
     # Between the two halves of a started part other parts run, so its memory is its own. The others are complete
@@ -139,6 +135,14 @@ class GraphRunner:
         report = recording.replay(inputs)
         return recording.input_gradient, report
 
+    @contextmanager
+    def _recorded(self, graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+        with torch.cuda.graph(graph, pool=pool), self._beside():
+            yield
+
+    def _beside(self) -> AbstractContextManager[None]:
+        return recording_side_by_side() if self.side_by_side else nullcontext()
+
     def _record_front(
         self, function: Callable[..., T], inputs: Sequence[Any], parameters: list[nn.Parameter]
     ) -> _Front:
@@ -151,12 +155,12 @@ class GraphRunner:
             made = differentiable(function(*static))
             torch.autograd.grad(made, parameters, [torch.zeros_like(m) for m in made], allow_unused=True)
 
-        _warm_up(run)
+        _warm_up(run, self._beside)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with _recorded(forward, self._front_pool):
+        with self._recorded(forward, self._front_pool):
             results = function(*static)
         gradients = [torch.zeros_like(item) if item.requires_grad else None for item in tensors_of(results)]
-        with _recorded(backward, self._front_pool):
+        with self._recorded(backward, self._front_pool):
             parameter_gradients = torch.autograd.grad(
                 differentiable(results),
                 parameters,
@@ -176,11 +180,11 @@ class GraphRunner:
             total.backward()
             return report
 
-        _warm_up(run)
+        _warm_up(run, self._beside)
         for parameter in parameters:
             parameter.grad = None
         graph = torch.cuda.CUDAGraph()
-        with _recorded(graph, self._shared_pool):
+        with self._recorded(graph, self._shared_pool):
             report = run()
             values = _stack(report)
         gradients = [parameter.grad for parameter in parameters]
@@ -197,9 +201,9 @@ class GraphRunner:
             (gradient,) = torch.autograd.grad(total, first)
             return gradient, report
 
-        _warm_up(run)
+        _warm_up(run, self._beside)
         graph = torch.cuda.CUDAGraph()
-        with _recorded(graph, self._shared_pool):
+        with self._recorded(graph, self._shared_pool):
             gradient, report = run()
             values = _stack(report)
         inputs = tuple(item.detach() if item is first else item for item in static)

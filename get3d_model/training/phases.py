@@ -238,8 +238,10 @@ class Phases:
 
     def _front(self, z_4SZ: Tensor, cut_2: Tensor, class_S: Tensor | None) -> Front:
         generator = self.generator
-        ws_geo, ws_tex = generator.map(z_4SZ[0], z_4SZ[1], class_B=class_S)
-        other_geo, other_tex = generator.map(z_4SZ[2], z_4SZ[3], class_B=class_S)
+        # Those that are mixed in go through the layers with the others: half as many launches.
+        both_S = None if class_S is None else class_S.repeat(2)
+        ws_geo, ws_tex = generator.map(z_4SZ[0::2].flatten(0, 1), z_4SZ[1::2].flatten(0, 1), class_B=both_S)
+        (ws_geo, other_geo), (ws_tex, other_tex) = ws_geo.chunk(2), ws_tex.chunk(2)
         fields = generator.fields(
             mix_styles(ws_geo, other_geo, cut_2[0]), mix_styles(ws_tex, other_tex, cut_2[1]), self.half_dtype
         )

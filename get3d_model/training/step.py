@@ -142,18 +142,19 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device, training.cuda_graphs),
+        make_runner(device, training),
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 
 
-def make_runner(device: torch.device, graphs: bool = True) -> Runner:
+def make_runner(device: torch.device, training: TrainingConfig) -> Runner:
     """Recorded graphs on CUDA, where launching kernels one by one is what takes the time."""
-    if device.type != "cuda" or not graphs:
+    if device.type != "cuda" or not training.cuda_graphs:
         return EagerRunner()
     from get3d_model.training.cuda_graphs import GraphRunner
 
-    return GraphRunner()
+    # Who has activations made again is short of memory.
+    return GraphRunner(side_by_side=not training.recompute_activations)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -231,7 +231,7 @@ def test_wide_mlp_with_gradients(monkeypatch, hidden, outputs):
 
     def run(dtype):
         half = HalfDomain(dtype)
-        leaves = [part.to(dtype).requires_grad_(True) for part in parts]
+        leaves = [part.to(dtype).detach().requires_grad_(True) for part in parts]
         w = ws.clone().requires_grad_(True)
         layers.zero_grad()
         rows = PointRows.apply(fixed_tail(fixed, 4), *leaves)
