@@ -227,8 +227,8 @@ class TrainingConfig:
     cuda_graphs: bool = True
     """On a GPU networks and losses are recorded once and replayed; off: kernel by kernel, for debugging."""
     recompute_activations: bool = False
-    """On a GPU the discriminators make the inputs of their convolutions again instead of keeping them: less than
-    half the activations, a few per cent slower."""
+    """On a GPU the discriminators make the inputs of their convolutions again instead of keeping them, and nothing
+    runs beside anything else: less than half the activations, some per cent slower."""
     seed: int = 0
     data_workers: int = 4
     """Threads that decode images ahead of the training step; 1 is best for small images, which stay in memory."""

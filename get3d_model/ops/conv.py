@@ -85,8 +85,8 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddin
 def paired_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The same for a 3x3 'same' convolution with few channels, with two neighbouring columns as twice the channels.
 
-    Libraries have no good kernel for the sum over a million pixels into 32 x 32 channels: twice the arithmetic in
-    blocks of 64 x 64 takes half the time. In the channels-last layout the pairs are a view.
+    cuDNN's kernel for the sum over a million pixels into 32 x 32 channels does 128 TFLOP/s on an H200, that for 64 x 64
+    does 470: twice the arithmetic takes less time. In the channels-last layout the pairs are a view.
     """
     outputs, inputs = weight.shape[:2]
     grad, x = _column_pairs(grad), _column_pairs(x)
