@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import posixpath
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.cluster_profile import ClusterProfile, load_profile, quantity_bytes
-from components.train.rank import lock_path
+from components.train.output_lock import lock_path, take
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 
@@ -207,7 +206,7 @@ def _only_one(out: Path, caught: list[int]) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with open(lock_path(out), "a") as handle:
         deadline, told = time.monotonic() + _LOCK_WAIT_S, False
-        while not _lock(handle.fileno()):
+        while not take(handle):
             if caught:
                 raise JobCancelled(caught[0], "that was not submitted yet")
             if time.monotonic() > deadline:
@@ -219,18 +218,6 @@ def _only_one(out: Path, caught: list[int]) -> Iterator[None]:
                 _print(f"waiting for the processes of another job in {out} to end")
             time.sleep(0.2)
         yield
-
-
-def _lock(handle: int) -> bool:
-    try:
-        # First alone, then together with the processes of the job.
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True
 
 
 main = command_main("get3d train-job", __doc__, add_arguments, run)

@@ -20,7 +20,8 @@ from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler
 
 from components.train.follow import JobState, Phase
 from components.train.job_spec import PORT, JobSpec
-from components.train.rank import LAUNCHER, LOCK, lock_path, process_identity
+from components.train.output_lock import LOCK, lock_path
+from components.train.rank import LAUNCHER, process_identity
 
 _REPOSITORY = Path(__file__).parent.parent.parent
 _POLL_S = 0.1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from components.data_pointer import DataPointer, parse_location
 from components.train.endpoint import endpoint
+from components.train.output_lock import only_training
 from components.train.torchrun import STARTED_BY_TORCHRUN, end_with_torchrun
 from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
@@ -152,7 +153,13 @@ def _in_shards(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() and bool(read_manifest(folder).shards)
 
 
-main = command_main("get3d train", __doc__, add_arguments, run)
+def run_alone(args: argparse.Namespace) -> None:
+    """`run`, for a training that no launcher looks after."""
+    with only_training(args.out):
+        run(args)
+
+
+main = command_main("get3d train", __doc__, add_arguments, run_alone)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -22,8 +21,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from components.train import output_lock
 from components.train.main import add_arguments, run
 from components.train.torchrun import end_with_torchrun
 from get3d_model.entry_point import disk_errors, exit_code
@@ -33,18 +32,10 @@ PARAMS = "GET3D_PARAMS"
 """Environment variable with the content of the params file; `--config` then only names it."""
 LAUNCHER = "GET3D_LAUNCHER"
 """Environment variable with the launcher's process id and start time, where it runs on the same machine."""
-LOCK = "GET3D_LOCK"
-"""Environment variable with a file that the processes of a job on one machine hold a lock on, as its launcher does."""
 RANK_LINE = "this is rank {rank} of {size} (node {node}, local rank {local_rank})"
 NAME = "get3d train"
 ERROR_PREFIX = f"{NAME}: "
 _POLL_S = 1.0
-
-
-def lock_path(out: Path) -> Path:
-    """Beside the folder, so that the lock is no part of the output."""
-    out = Path(os.path.abspath(out))
-    return out.with_name(f".{out.name}.train-job.lock")
 
 
 def process_identity(process: int) -> str | None:
@@ -64,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     # See pipelines/cli.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     end_with_torchrun()
-    lock = _hold_lock()
+    lock = output_lock.join()
     if not _end_with_launcher() or lock is False:
         print(f"{ERROR_PREFIX}the launcher is gone; not starting", file=sys.stderr, flush=True)
         return 1
@@ -100,21 +91,6 @@ def _params_file(path: Path) -> Iterator[Path]:
         written = Path(folder) / path.name
         written.write_text(content)
         yield written
-
-
-def _hold_lock() -> IO[str] | bool | None:
-    """The lock, to be kept; False when a new launcher has it; None where there is none."""
-    path = os.environ.get(LOCK)
-    if not path:
-        return None
-    handle = open(path, "a")  # noqa: SIM115
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None  # a file system without locks
-    return handle
 
 
 def _end_with_launcher() -> bool:

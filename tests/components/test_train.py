@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.train.main import main
+from components.train.output_lock import only_training
 from get3d_model.data.remote import push_dataset
 from get3d_model.inference import Sampler
 from tests.commands import refusal
@@ -36,6 +37,20 @@ def test_trains_and_says_what_it_does(
         3,
     ]
     assert Sampler.load(out).identity.kimg == 0.012
+
+
+def test_two_trainings_do_not_share_a_folder(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, out = tmp_path / "params.yaml", tmp_path / "runs" / "out"
+    write_params(params, tiny_config(1))
+    command = ["--config", str(params), "--data", str(tiny_data), "--out", str(out)]
+    with only_training(out):
+        assert refusal(main, command, capsys) == (
+            f"get3d train: another training is writing into {out}; wait for its end, or give another --out\n"
+        )
+        assert not out.exists()
+    assert main(command) == 0
 
 
 def test_the_published_layout_trains_too(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.train import rank
+from components.train import output_lock, rank
 from get3d_model.errors import InputError
 
 ARGUMENTS = ["--config", "params.yaml", "--data", "d", "--out", "o"]
@@ -95,9 +95,9 @@ def test_a_launcher_that_is_gone(trained: list[str], tmp_path: Path, monkeypatch
 def test_a_new_launcher_is_not_disturbed(
     trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = rank.lock_path(tmp_path / "out")
+    path = output_lock.lock_path(tmp_path / "out")
     assert path == tmp_path / ".out.train-job.lock"
-    monkeypatch.setenv(rank.LOCK, str(path))
+    monkeypatch.setenv(output_lock.LOCK, str(path))
     with open(path, "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert rank.main(ARGUMENTS) == 1 and trained == []
