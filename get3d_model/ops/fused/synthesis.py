@@ -25,7 +25,8 @@ from get3d_model.ops.fused.common import (
     limit_of,
     programs_for,
 )
-from get3d_model.ops.fused.low_pass import EPILOGUE, filter_image, low_pass
+from get3d_model.ops.fused.low_pass import filter_image, low_pass
+from get3d_model.ops.fused.low_pass_kernel import EPILOGUE
 
 
 @triton.jit
