@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    args: argparse.Namespace,
+    owned: Callable[[Path], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
+    """owned: the output folder is this training's inside it; entered once the settings and the data are known to be
+    sound, so that a mistake in them leaves nothing behind."""
     from components.train.curves import write_curves
     from get3d_model.config import load_config
     from get3d_model.training.distributed import world_from_environment
@@ -96,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         stack.callback(world.close)
         start = args.init_from or config.training.init_from
         data = stack.enter_context(_opened(args))
+        stack.enter_context(owned(args.out))
         trainer = Trainer(config, data, args.out, world, None if start is None else Path(start))
         log.step = lambda: trainer.step
         if world.is_main:
@@ -155,8 +161,7 @@ def _in_shards(folder: Path) -> bool:
 
 def run_alone(args: argparse.Namespace) -> None:
     """`run`, for a training that no launcher looks after."""
-    with only_training(args.out):
-        run(args)
+    run(args, only_training)
 
 
 main = command_main("get3d train", __doc__, add_arguments, run_alone)

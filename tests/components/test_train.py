@@ -51,6 +51,16 @@ def test_two_trainings_do_not_share_a_folder(
         )
         assert not out.exists()
     assert main(command) == 0
+    # A mistake is found before anything is made.
+    wrong = [
+        "--config",
+        str(tmp_path / "none.yaml"),
+        "--data",
+        str(tiny_data),
+        "--out",
+        str(tmp_path / "a" / "b"),
+    ]
+    assert main(wrong) == 2 and not (tmp_path / "a").exists()
 
 
 def test_the_published_layout_trains_too(tmp_path: Path) -> None:
