@@ -93,7 +93,23 @@ class Synthesis(nn.Module):
         self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
     ) -> tuple[Any, Tensor]:
         """(planes_geo: planes or volumes, whatever the networks make their geometry from; planes_tex)."""
-        return self.generator.planes(ws_geo_BLD, ws_tex_BLD, half_dtype)
+        sources = self.generator.sources(ws_geo_BLD, ws_tex_BLD, half_dtype)
+        return sources.geometry(), sources.texture()
+
+    def fields(
+        self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
+    ) -> GeneratorFields:
+        """Geometry, and the field that the texture networks make; side by side where the networks let it be."""
+        sources = self.generator.sources(ws_geo_BLD, ws_tex_BLD, half_dtype)
+        return GeneratorFields(
+            *side_by_side(
+                [
+                    lambda: self.geometry(sources.geometry(), ws_geo_BLD),
+                    lambda: self.texture_field(sources.texture(), ws_tex_BLD),
+                ],
+                [ws_geo_BLD, ws_tex_BLD, *sources.made],
+            )
+        )
 
     def raw_geometry(self, planes_geo: Any, ws_geo_BLD: Tensor) -> RawGeometry:
         """Values at the grid vertices, deformation in world units, before the empty-shape rule."""
@@ -240,11 +256,8 @@ class Generator(nn.Module):
         self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype = torch.float32
     ) -> GeneratorFields:
         """The networks: everything before the mesh, with sizes that do not depend on the shapes."""
-        synthesis = self.synthesis
-        styles_tex_BLS = synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
-        planes_geo, planes_tex = synthesis.planes(ws_geo_BLD, styles_tex_BLS, half_dtype)
-        geometry = synthesis.geometry(planes_geo, ws_geo_BLD)
-        return GeneratorFields(geometry, synthesis.texture_field(planes_tex, styles_tex_BLS))
+        styles_tex_BLS = self.synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
+        return self.synthesis.fields(ws_geo_BLD, styles_tex_BLS, half_dtype)
 
     def image(self, fields: GeneratorFields, camera: Camera, rasterizer: Rasterizer) -> GeneratorOutput:
         """Mesh and views of every shape."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from get3d_model.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -145,7 +147,7 @@ class Camera:
 
     def to(self, device: torch.device) -> Camera:
         """The same cameras there."""
-        return Camera(*(value.to(device) for value in vars(self).values()))
+        return Camera(*(to_device(value, device) for value in vars(self).values()))
 
     def __getitem__(self, index: slice | Tensor) -> Camera:
         return Camera(

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
-    "errors", "version", "limits", "files", "jit", "worker_threads", "png", "entry_point", "settings", "types", "decimation",
-    "camera_settings", "evaluation_settings", "config", "cameras", "ops", "isosurface", "losses", "rendering.base",
-    "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf_compression", "gltf", "gltf_surface", "obj_ply",
-    "mesh_io", "image_grid", "rendering", "data", "networks", "weights", "bundle", "published_file", "published_model",
-    "generator", "latents", "programs", "recorded", "inference", "stable_sampler", "walks", "metrics", "training",
+    "errors", "version", "limits", "files", "jit", "worker_threads", "png", "entry_point", "settings", "transfer",
+    "structures", "types", "decimation", "camera_settings", "evaluation_settings", "config", "cameras", "ops", "isosurface",
+    "losses", "rendering.base", "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf_compression", "gltf",
+    "gltf_surface", "obj_ply", "mesh_io", "image_grid", "rendering", "data", "networks", "weights", "bundle",
+    "published_file", "published_model", "generator", "latents", "programs", "recorded", "inference", "stable_sampler",
+    "walks", "metrics", "training",
 )  # fmt: skip
 # Heavy or optional packages, and the modules that may import them (patterns of dotted names).
 HEAVY = {

@@ -11,6 +11,8 @@ Shape legend: B batch, N grid vertices, E grid edges, T tetrahedra, V F packed m
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ from get3d_model.isosurface.crossed_edges import HostTables, crossed
 from get3d_model.isosurface.grid import TetrahedralGrid, triangle_table
 from get3d_model.ops.dispatch import is_fused
 from get3d_model.types import ExtractedSurface, GeometryOutput, PackedMeshes
+
+if TYPE_CHECKING:
+    from get3d_model.ops.fused.marching_tets import Room
 
 
 class MarchingTetrahedra(nn.Module):
@@ -33,6 +38,7 @@ class MarchingTetrahedra(nn.Module):
         self.register_buffer("triangle_edges", torch.from_numpy(table), persistent=False)
         self.register_buffer("corner_bit", torch.tensor([1, 2, 4, 8]), persistent=False)
         self._host_tables: HostTables | None = None
+        self._room: Room | None = None
 
     def surface(self, geometry: GeometryOutput) -> ExtractedSurface:
         """See `IsosurfaceExtractor`."""
@@ -48,13 +54,14 @@ class MarchingTetrahedra(nn.Module):
         return PackedMeshes(vertices_V3, faces_F3, ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous())
 
     def _fused(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        from get3d_model.ops.fused.marching_tets import TetTables, marching_tetrahedra
+        from get3d_model.ops.fused.marching_tets import Room, TetTables, marching_tetrahedra
 
+        self._room = self._room or Room()
         grid = self.grid
         tables = TetTables(
             grid.vertices_N3, grid.edges_E2, grid.tets_T4, grid.tet_edges_T6, self.triangle_edges
         )
-        return marching_tetrahedra(sdf_BN, deform_BN3, tables)
+        return marching_tetrahedra(sdf_BN, deform_BN3, tables, self._room)
 
     def _composed(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(vertices_V3, faces_F3, vertices and faces of each shape, on the CPU)."""

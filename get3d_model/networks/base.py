@@ -5,6 +5,7 @@ Shape legend: B batch, N grid vertices, P points, C features, Q cubes, L layers 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,19 @@ class RawGeometry:
     weights_BQ21: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What geometry and texture are made from.
+
+    geometry: makes the source of the geometry features; texture: makes the texture planes, B(3C)RR. Neither needs the
+    other. made: the tensors that both have been given, beside the styles.
+    """
+
+    geometry: Callable[[], Any]
+    texture: Callable[[], Tensor]
+    made: tuple[Tensor, ...] = ()
+
+
 class GeneratorNetworks(Protocol):
     """From ws to sources of features (planes or volumes), and from features to values.
 
@@ -45,10 +59,8 @@ class GeneratorNetworks(Protocol):
         """The styles that drive the texture networks; the first D channels are those of ws_tex."""
         ...
 
-    def planes(
-        self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
-    ) -> tuple[Any, Tensor]:
-        """(source of the geometry features, texture planes B(3C)RR)."""
+    def sources(self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype) -> Sources:
+        """The planes or volumes, as far as they can be made apart from each other."""
         ...
 
     def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:

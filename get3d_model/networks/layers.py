@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from get3d_model.ops.activation import bias_leaky_relu
 from get3d_model.ops.conv import conv2d
-from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
+from get3d_model.ops.leaky import LEAKY_GAIN
+from get3d_model.ops.linear import equalized_linear
 from get3d_model.ops.modulated_conv import (
     modulated_layer,
     modulated_linear,
@@ -50,16 +50,11 @@ class FullyConnected(nn.Module):
     def forward(self, x_BI: Tensor, gain: float = 1.0) -> Tensor:
         """BO; `gain` multiplies the output."""
         if self.activate:
-            # Leaky ReLU is homogeneous: its gain goes into the product, which leaves two kernels.
+            # Leaky ReLU is homogeneous: its gain goes into the product.
             gain = gain * LEAKY_GAIN
-        out_BO = torch.addmm(
-            self.bias.to(x_BI.dtype),
-            x_BI,
-            self.weight.to(x_BI.dtype).T,
-            beta=self.bias_gain * gain,
-            alpha=self.weight_gain * gain,
+        return equalized_linear(
+            x_BI, self.weight, self.bias, self.weight_gain * gain, self.bias_gain * gain, self.activate
         )
-        return F.leaky_relu(out_BO, LEAKY_SLOPE) if self.activate else out_BO
 
 
 class Conv2d(nn.Module):

@@ -17,7 +17,7 @@ from get3d_model.config import ModelConfig
 from get3d_model.isosurface.base import IsosurfaceGrid
 from get3d_model.isosurface.cube_grid import CubeGrid
 from get3d_model.isosurface.flexicubes import NUM_WEIGHTS
-from get3d_model.networks.base import RawGeometry
+from get3d_model.networks.base import RawGeometry, Sources
 from get3d_model.networks.cube_weights import WEIGHT_SCALE
 from get3d_model.networks.fields import ModulatedMLP
 from get3d_model.networks.grid_lookup import fold_points, volume_lookup
@@ -182,21 +182,24 @@ class SeparateGenerator:
         ws_geo = torch.cat([ws_geo_BLD, ws_geo_BLD[:, -1:].expand(-1, missing, -1)], dim=1)
         return torch.cat([ws_tex_BLD, ws_geo[:, : ws_tex_BLD.shape[1]]], dim=2)
 
-    def planes(
-        self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype
-    ) -> tuple[GeometryVolumes, Tensor]:
-        """(geometry volumes, in float16 unless half_dtype is float32; texture planes B(3C)RR)."""
-        geometry_dtype = torch.float32 if half_dtype == torch.float32 else torch.float16
-        sdf_half, deform_half = HalfDomain(geometry_dtype), HalfDomain(geometry_dtype)
-        planes_tex, sdf, deform = side_by_side(
-            [
-                lambda: self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype),
-                lambda: self.sdf.volume(ws_geo_BLD, sdf_half),
-                lambda: self.deform.volume(ws_geo_BLD, deform_half),
-            ],
-            [ws_geo_BLD, styles_tex_BLS],
+    def sources(self, ws_geo_BLD: Tensor, styles_tex_BLS: Tensor, half_dtype: torch.dtype) -> Sources:
+        """See `GeneratorNetworks`. Geometry volumes are in float16 unless half_dtype is float32."""
+        return Sources(
+            lambda: self._volumes(ws_geo_BLD, half_dtype),
+            lambda: self.texture.tri_plane_synthesis(styles_tex_BLS, half_dtype),
         )
-        return GeometryVolumes(sdf, deform, sdf_half, deform_half), planes_tex
+
+    def _volumes(self, ws_geo_BLD: Tensor, half_dtype: torch.dtype) -> GeometryVolumes:
+        dtype = torch.float32 if half_dtype == torch.float32 else torch.float16
+        halves = HalfDomain(dtype), HalfDomain(dtype)
+        sdf, deform = side_by_side(
+            [
+                lambda: self.sdf.volume(ws_geo_BLD, halves[0]),
+                lambda: self.deform.volume(ws_geo_BLD, halves[1]),
+            ],
+            [ws_geo_BLD],
+        )
+        return GeometryVolumes(sdf, deform, *halves)
 
     def grid_lookup(self, grid: IsosurfaceGrid, mirror_symmetry: bool) -> nn.Module:
         """Geometry volumes -> `GridFeatures`."""

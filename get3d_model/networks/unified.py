@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from get3d_model.config import ModelConfig
 from get3d_model.isosurface.base import IsosurfaceGrid
 from get3d_model.isosurface.cube_grid import CubeGrid
-from get3d_model.networks.base import RawGeometry
+from get3d_model.networks.base import RawGeometry, Sources
 from get3d_model.networks.cube_weights import CubeWeightMLP
 from get3d_model.networks.fields import ModulatedMLP
 from get3d_model.networks.grid_lookup import plane_lookup
@@ -72,11 +72,10 @@ class UnifiedTriPlaneGenerator(nn.Module):
     def num_ws_tex(self) -> int:
         return self.tri_plane_synthesis.num_ws_tex + self.mlp_synthesis_tex.num_ws
 
-    def planes(
-        self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """(planes_geo, planes_tex), each B(3C)RR."""
-        return self.tri_plane_synthesis(ws_geo_BLD, ws_tex_BLD, half_dtype)
+    def sources(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor, half_dtype: torch.dtype) -> Sources:
+        """See `GeneratorNetworks`. One backbone makes both sets of planes, each B(3C)RR."""
+        planes_geo, planes_tex = self.tri_plane_synthesis(ws_geo_BLD, ws_tex_BLD, half_dtype)
+        return Sources(lambda: planes_geo, lambda: planes_tex, (planes_geo, planes_tex))
 
     def texture_styles(self, ws_geo_BLD: Tensor, ws_tex_BLD: Tensor) -> Tensor:
         """The texture ws: the backbone's geometry ws reach the texture through the planes."""

@@ -27,6 +27,12 @@ def demodulation(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
 
     weight_OI may carry kernel dimensions (OIKK); they are summed first, so that the batch is one matrix product.
     """
+    if is_fused(weight_OI):
+        from get3d_model.ops.fused.demodulation import Demodulation
+        from get3d_model.ops.fused.few_rows import is_small
+
+        if is_small(style_BI) and weight_OI.is_contiguous() and weight_OI.dtype == torch.float32:
+            return Demodulation.apply(weight_OI, style_BI, DEMODULATION_EPS)
     energy_OI = weight_OI.float().square()
     if energy_OI.ndim > 2:
         energy_OI = energy_OI.flatten(2).sum(dim=2)

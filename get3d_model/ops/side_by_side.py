@@ -1,6 +1,6 @@
 """Independent parts of a network beside each other on a GPU.
 
-The two discriminators, or the three networks of the separate generator, do not need each other's results, and at low
+The two discriminators, or geometry and texture of the separate generator, do not need each other's results, and at low
 resolutions a layer of one fills a fraction of the device for a few microseconds. While a CUDA graph is recorded
 (`recording_side_by_side`), parts get a stream each, so that the graph knows no order between them. Outside of a
 recording they run one after the other: there the host, which launches kernel by kernel, is the limit anyway.
@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from get3d_model.structures import tensors_of
+
 _recording = False
+_taken = 0
+"""Streams that parts being recorded have: parts within parts get others."""
 
 
 @contextmanager
@@ -29,8 +34,8 @@ def recording_side_by_side() -> Iterator[None]:
         _recording = False
 
 
-def side_by_side(parts: Sequence[Callable[[], Tensor]], shared: Sequence[Tensor]) -> list[Tensor]:
-    """The results of parts that do not depend on each other.
+def side_by_side(parts: Sequence[Callable[[], Any]], shared: Sequence[Tensor]) -> list[Any]:
+    """The results of parts that do not depend on each other: tensors, or tuples and dataclasses of them.
 
     shared: every tensor that the parts read and that is neither a parameter nor made by them.
     """
@@ -38,20 +43,31 @@ def side_by_side(parts: Sequence[Callable[[], Tensor]], shared: Sequence[Tensor]
         return [part() for part in parts]
     device = shared[0].device
     main = torch.cuda.current_stream(device)
-    streams = [main, *(_stream(device, index) for index in range(1, len(parts)))]
-    for stream in streams[1:]:
-        stream.wait_stream(main)
-        # The allocator must not hand their memory on while another stream may still read it, backwards included.
-        for tensor in shared:
-            tensor.record_stream(stream)
-    results = []
-    for part, stream in zip(parts, streams, strict=True):
-        with torch.cuda.stream(stream):
-            results.append(part())
-    for result, stream in zip(results[1:], streams[1:], strict=True):
-        main.wait_stream(stream)
-        result.record_stream(main)
+    with _streams(device, len(parts) - 1) as others:
+        for stream in others:
+            stream.wait_stream(main)
+            # The allocator must not hand their memory on while another stream may still read it, backwards included.
+            for tensor in shared:
+                tensor.record_stream(stream)
+        results = []
+        for part, stream in zip(parts, [main, *others], strict=True):
+            with torch.cuda.stream(stream):
+                results.append(part())
+        for result, stream in zip(results[1:], others, strict=True):
+            main.wait_stream(stream)
+            for tensor in tensors_of(result):
+                tensor.record_stream(main)
     return results
+
+
+@contextmanager
+def _streams(device: torch.device, count: int) -> Iterator[list[torch.cuda.Stream]]:
+    global _taken
+    first, _taken = _taken, _taken + count
+    try:
+        yield [_stream(device, first + index) for index in range(count)]
+    finally:
+        _taken = first
 
 
 @cache

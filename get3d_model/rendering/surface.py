@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.rendering.base import Rasterizer
+from get3d_model.transfer import to_device
 from get3d_model.types import Camera, PackedMeshes
 
 
@@ -52,12 +54,20 @@ class CoveredPoints:
 
 def clip_positions(meshes: PackedMeshes, camera: Camera) -> Tensor:
     """Clip-space positions of all packed vertices, mesh b seen by camera b; V4."""
-    counts_B = meshes.vertex_ranges_B2[:, 1].to(meshes.vertices_V3.device).long()
+    vertices_V3, device = meshes.vertices_V3, meshes.vertices_V3.device
+    first_B, count_B = meshes.vertex_ranges_B2.unbind(dim=1)
+    matrices_B44 = to_device(camera.world2clip_B44, device)
+    if is_fused(vertices_V3) and vertices_V3.dtype == matrices_B44.dtype == torch.float32:
+        from get3d_model.ops.fused.clip_positions import ClipPositions
+
+        return ClipPositions.apply(vertices_V3, matrices_B44, to_device(first_B.contiguous(), device))
     shape_V = torch.repeat_interleave(
-        torch.arange(len(meshes), device=counts_B.device), counts_B, output_size=meshes.vertices_V3.shape[0]
+        torch.arange(len(meshes), device=device),
+        to_device(count_B, device).long(),
+        output_size=len(vertices_V3),
     )
-    matrix_V44 = camera.world2clip_B44.to(meshes.vertices_V3.device)[shape_V]
-    return (matrix_V44[:, :, :3] @ meshes.vertices_V3[:, :, None]).squeeze(-1) + matrix_V44[:, :, 3]
+    matrix_V44 = matrices_B44[shape_V]
+    return (matrix_V44[:, :, :3] @ vertices_V3[:, :, None]).squeeze(-1) + matrix_V44[:, :, 3]
 
 
 def visible_surface(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from get3d_model.ops.side_by_side import recording_side_by_side
+from get3d_model.structures import map_tensors, tensors_of
 from get3d_model.training.runner import Loss, Report, Started, leaf_of
-from get3d_model.training.structures import map_tensors, tensors_of
 
 T = TypeVar("T")
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from get3d_model.ops.finite import make_finite
 from get3d_model.training.distributed import World
-
-REPLACEMENT_OF_INF = 1e5
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,20 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> Gradi
     """Averages gradients over all ranks and replaces non-finite values, in place.
 
     NaN becomes 0 and infinities +-1e5 (the published rule), so that one bad pixel does not end a run.
-    One flat buffer: a single all-reduce, and a handful of kernels instead of some for every parameter. The gradients
-    are views of it afterwards. Parameters without a gradient are left out, the same ones on every rank: which
-    layers a phase reaches does not depend on the data.
+    Of several ranks they become views of one flat buffer: a single all-reduce. Parameters without a gradient are
+    left out, the same ones on every rank: which layers a phase reaches does not depend on the data.
     """
     owners = [p for p in parameters if p.grad is not None]
     if not owners:
         return GradientFigures(torch.zeros(()), torch.zeros(()))
-    flat_P = torch.cat([p.grad.flatten() for p in owners])
-    world.average(flat_P, "the gradients")
-    replaced = flat_P.isfinite().logical_not_().sum()
-    torch.nan_to_num(flat_P, nan=0.0, posinf=REPLACEMENT_OF_INF, neginf=-REPLACEMENT_OF_INF, out=flat_P)
-    for parameter, part in zip(owners, flat_P.split([p.numel() for p in owners]), strict=True):
-        parameter.grad = part.view_as(parameter)
-    return GradientFigures(flat_P.norm(), replaced)
+    if world.size > 1:
+        flat_P = torch.cat([p.grad.flatten() for p in owners])
+        world.average(flat_P, "the gradients")
+        for parameter, part in zip(owners, flat_P.split([p.numel() for p in owners]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return GradientFigures(*make_finite([flat_P]))
+    for parameter in owners:
+        # Convolutions leave gradients in a layout of their own; the fused optimizer wants the parameter's.
+        if parameter.grad.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(parameter.grad)
+    return GradientFigures(*make_finite([p.grad for p in owners]))

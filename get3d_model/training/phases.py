@@ -29,6 +29,7 @@ from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.training.runner import EagerRunner, Report, Runner, Started
+from get3d_model.transfer import to_device
 from get3d_model.types import Camera, GeneratorFields, GeneratorOutput
 
 
@@ -207,15 +208,17 @@ class Phases:
         device = generator.mapping.w_avg.device
         draws = self.draw(batch, random)
         class_S = None if draws.class_S is None else to_device(draws.class_S, device)
+        # Everything that must be copied goes ahead of the networks: nothing to do while the device waits for the mesh.
+        camera = draws.camera.to(device)
         front = self.runner.start(
             "front",
             self._front,
             (to_device(draws.z_4SZ, device), to_device(draws.cut_2, device), class_S),
             list(generator.parameters()),
         )
-        output = generator.image(front.outputs.fields, draws.camera, self.rasterizer)
+        output = generator.image(front.outputs.fields, camera, self.rasterizer)
         class_B = None if class_S is None else class_S.repeat_interleave(views, output_size=batch)
-        angles_B2 = self.condition(to_device(draws.camera.angles_B2, device))
+        angles_B2 = self.condition(camera.angles_B2)
         return FakeBatch(front, output, angles_B2, class_S, class_B)
 
     def draw(self, batch: int, random: torch.Generator) -> Draws:
@@ -262,13 +265,6 @@ def mix_styles(ws_SLD: Tensor, other_SLD: Tensor, cut: Tensor) -> Tensor:
     """Style mixing (Karras et al. 2019, section 3.1): the other ws from layer `cut` on."""
     layer_L1 = torch.arange(ws_SLD.shape[1], device=ws_SLD.device)[:, None]
     return torch.where(layer_L1 < cut, ws_SLD, other_SLD)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from get3d_model.training.structures import map_tensors, tensors_of
+from get3d_model.structures import map_tensors, tensors_of
 
 T = TypeVar("T")
 Report = dict[str, Tensor]

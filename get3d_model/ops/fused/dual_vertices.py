@@ -57,7 +57,7 @@ def _patch(
     return slot * 21, edge, size, start, end, v_start, v_end, (shape * N)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["D"])
 def _forward_kernel(
     sdf_BN, deform_BN3, raw_S21, shape_S, cube_S, case_S, slot_D, patch_D, patch_edges, patch_size, cube_edges,
     cubes_Q8, grid_N3, vertices_D3, deviation_D7, D, N, BLOCK: tl.constexpr,
@@ -95,7 +95,7 @@ def _forward_kernel(
     tl.store(deviation_D7 + d[:, None] * 7 + e[None, :], deviation, mask=ok[:, None] & (e < 7)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["D"])
 def _backward_kernel(
     grad_vertices_D3, grad_deviation_D7, sdf_BN, deform_BN3, raw_S21, shape_S, cube_S, case_S, slot_D, patch_D,
     patch_edges, patch_size, cube_edges, cubes_Q8, grid_N3, vertices_D3, grad_sdf, grad_deform, grad_raw, D, N,

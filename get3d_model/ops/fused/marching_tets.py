@@ -1,8 +1,11 @@
-"""Marching tetrahedra: count, one copy of the sizes to the host, then write vertices and faces in place.
+"""Marching tetrahedra: count, write vertices and faces, one copy of the sizes to the host.
 
 Every program owns a run of edges (or tetrahedra) and visits all shapes. It first counts what each shape has
 there; a running sum over (shape, run) tells where its output goes, so that vertices stand in the order of
 (shape, edge), faces in the order of (shape, tetrahedron, triangle).
+
+The host needs the sizes, but does not wait for them before it launches what writes: the room is what the last surfaces
+needed and a quarter more. Where that was too little, everything is written again.
 
 Shape legend: B batch, N grid vertices, E grid edges, T tetrahedra, V F packed mesh vertices and faces,
 W words of shape bits (see `sign_bits`), R runs: those of edges of all shapes, then those of tetrahedra
@@ -11,6 +14,7 @@ W words of shape bits (see `sign_bits`), R runs: those of edges of all shapes, t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -24,6 +28,9 @@ from get3d_model.ops.fused.sign_bits import SHAPES_PER_WORD, WORD, shapes_of_wor
 
 RUN = 512
 BLOCK_V = 128
+SLACK = 1.25
+ROUND_UP = 4096
+"""Rooms are multiples of it: kernels are compiled anew for sizes that are not multiples of 16."""
 
 
 @triton.jit
@@ -74,7 +81,7 @@ def _count_faces_kernel(bits, tets_T4, counts_R, first_run, B, N, T, runs, RUN_:
 
 @triton.jit
 def _vertices_kernel(
-    sdf_BN, deform_BN3, grid_N3, edges_E2, bits, through_R, vertex_of_BE, ends_V2, vertices_V3, B, N, E, runs,
+    sdf_BN, deform_BN3, grid_N3, edges_E2, bits, through_R, vertex_of_BE, ends_V2, vertices_V3, B, N, E, runs, room,
     RUN_: tl.constexpr,
 ):  # fmt: skip
     run, word = tl.program_id(0), tl.program_id(1)
@@ -91,6 +98,7 @@ def _vertices_kernel(
             first = tl.load(through_R + shape * runs + run) - total
             place = first + tl.cumsum(crossed_int, axis=0) - 1
             tl.store(vertex_of_BE + shape.to(tl.int64) * E + edge, place, mask=crossed)
+            crossed = crossed & (place < room)
             tl.store(ends_V2 + place * 2, shape * N + a, mask=crossed)
             tl.store(ends_V2 + place * 2 + 1, shape * N + b, mask=crossed)
             sdf_N = sdf_BN + shape.to(tl.int64) * N
@@ -107,7 +115,7 @@ def _vertices_kernel(
                 tl.store(vertices_V3 + place * 3 + axis, at_a + weight * (at_b - at_a), mask=crossed)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["V"])
 def _vertices_backward_kernel(
     grad_V3, ends_V2, sdf_BN, deform_BN3, grid_N3, grad_sdf_BN, grad_deform_BN3, V, N, BLOCK: tl.constexpr
 ):
@@ -138,7 +146,7 @@ def _vertices_backward_kernel(
 
 @triton.jit
 def _faces_kernel(
-    bits, tets_T4, tet_edges_T6, table_16x2x3, through_R, first_run, vertex_of_BE, faces_F3, B, N, E, T, runs,
+    bits, tets_T4, tet_edges_T6, table_16x2x3, through_R, first_run, vertex_of_BE, faces_F3, B, N, E, T, runs, room,
     RUN_: tl.constexpr,
 ):  # fmt: skip
     run, word = tl.program_id(0), tl.program_id(1)
@@ -155,7 +163,7 @@ def _faces_kernel(
             code = ((c0 >> k) & 1) + ((c1 >> k) & 1) * 2 + ((c2 >> k) & 1) * 4 + ((c3 >> k) & 1) * 8
             vertex_of_E = vertex_of_BE + shape.to(tl.int64) * E
             for triangle in tl.static_range(2):
-                ok = triangles > triangle
+                ok = (triangles > triangle) & (place + triangle < room)
                 for corner in tl.static_range(3):
                     local = tl.load(table_16x2x3 + code * 6 + triangle * 3 + corner, mask=ok, other=0)
                     edge = tl.load(tet_edges_T6 + tet * 6 + local.to(tl.int32), mask=ok, other=0)
@@ -190,15 +198,53 @@ class SurfaceCounts:
     edge_runs: int
     tet_runs: int
 
-    def per_shape(self, batch: int) -> Tensor:
-        """(2, B) int64 on the CPU, vertices and faces of each shape: the one wait for the device."""
+    def send_sizes(self, batch: int) -> SentSizes:
+        """The sizes of all shapes on their way to the host."""
         edges_BR, tets_BR = (
             part.view(batch, -1)
             for part in self.through_R.split([batch * self.edge_runs, batch * self.tet_runs])
         )
-        through_2B = torch.stack([edges_BR[:, -1], tets_BR[:, -1]]).cpu().long()
+        through_2B = torch.stack([edges_BR[:, -1], tets_BR[:, -1]])
+        if not through_2B.is_cuda:
+            return SentSizes(through_2B, None)
+        there_2B = torch.empty(2, batch, dtype=torch.int32, pin_memory=True)
+        there_2B.copy_(through_2B, non_blocking=True)
+        return SentSizes(there_2B, torch.cuda.current_stream().record_event())
+
+
+@dataclass(frozen=True)
+class SentSizes:
+    """through_2B: vertices up to and including each shape, and all vertices and the faces up to and including it; on
+    the host once `arrival` has happened."""
+
+    through_2B: Tensor
+    arrival: torch.cuda.Event | None
+
+    def per_shape(self) -> Tensor:
+        """(2, B) int64, vertices and faces of each shape: the one wait for the device."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        through_2B = self.through_2B.long()
         through_2B[1] -= through_2B[0, -1].clone()
         return through_2B.diff(dim=1, prepend=through_2B.new_zeros(2, 1))
+
+
+@dataclass
+class Room:
+    """held: how many vertices and faces of a batch there is room for; grows to what surfaces need.
+
+    Always replaced as a whole: threads may share it.
+    """
+
+    held: tuple[int, int] = (0, 0)
+
+    def grow(self, needed: tuple[int, int]) -> tuple[int, int]:
+        held = tuple(
+            max(old, cdiv(int(new * SLACK) + 1, ROUND_UP) * ROUND_UP)
+            for old, new in zip(self.held, needed, strict=True)
+        )
+        self.held = held
+        return held
 
 
 def count_surface(sdf_BN: Tensor, tables: TetTables) -> SurfaceCounts:
@@ -217,37 +263,69 @@ def count_surface(sdf_BN: Tensor, tables: TetTables) -> SurfaceCounts:
     return SurfaceCounts(bits, counts_R.cumsum(0, dtype=torch.int32), edge_runs, tet_runs)
 
 
-class EdgeCrossings(Function):
-    """(vertices_V3, vertex_of_BE): the crossing of every crossed edge by linear interpolation.
+@dataclass(frozen=True)
+class WrittenSurfaces:
+    """As long as there is room; int32 but the vertices. ends_V2: the grid vertices of a vertex' edge, b * N + n."""
 
-    vertex_of_BE: int32, the vertex on a crossed edge; undefined elsewhere.
-    """
+    vertices_V3: Tensor
+    ends_V2: Tensor
+    faces_F3: Tensor
+
+
+def write_surfaces(
+    sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, counts: SurfaceCounts, room: tuple[int, int]
+) -> WrittenSurfaces:
+    """As many vertices and faces as there is room for, grouped by shape."""
+    vertices, faces = room
+    batch, num = sdf_BN.shape
+    num_edges, device = len(tables.edges_E2), sdf_BN.device
+    words = cdiv(batch, SHAPES_PER_WORD)
+    # The vertex on a crossed edge; undefined elsewhere.
+    vertex_of_BE = torch.empty((batch, num_edges), device=device, dtype=torch.int32)
+    ends_V2 = torch.empty((vertices, 2), device=device, dtype=torch.int32)
+    vertices_V3 = torch.empty((vertices, 3), device=device, dtype=torch.float32)
+    faces_F3 = torch.empty((faces, 3), device=device, dtype=torch.int32)
+    _vertices_kernel[(counts.edge_runs, words)](
+        sdf_BN, deform_BN3, tables.grid_N3, tables.edges_E2, counts.bits_WN, counts.through_R, vertex_of_BE,
+        ends_V2, vertices_V3, batch, num, num_edges, counts.edge_runs, vertices, RUN_=RUN,
+    )  # fmt: skip
+    _faces_kernel[(counts.tet_runs, words)](
+        counts.bits_WN, tables.tets_T4, tables.tet_edges_T6, tables.table_16x2x3, counts.through_R,
+        batch * counts.edge_runs, vertex_of_BE, faces_F3, batch, num, num_edges, len(tables.tets_T4),
+        counts.tet_runs, faces, RUN_=RUN,
+    )  # fmt: skip
+    return WrittenSurfaces(vertices_V3, ends_V2, faces_F3)
+
+
+class MarchedSurfaces(Function):
+    """(vertices_V3: the crossing of every crossed edge by linear interpolation; faces_F3 int32; counts_2B int64 on the
+    CPU: vertices and faces of each shape). float32 and contiguous only."""
 
     @staticmethod
     def forward(
-        ctx, sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, counts: SurfaceCounts, num_vertices: int
-    ) -> tuple[Tensor, Tensor]:
-        batch, num = sdf_BN.shape
-        num_edges = len(tables.edges_E2)
-        device = sdf_BN.device
-        deform_BN3 = deform_BN3.contiguous()
-        vertex_of_BE = torch.empty((batch, num_edges), device=device, dtype=torch.int32)
-        ends_V2 = torch.empty((num_vertices, 2), device=device, dtype=torch.int32)
-        vertices_V3 = torch.empty((num_vertices, 3), device=device, dtype=torch.float32)
-        _vertices_kernel[(counts.edge_runs, cdiv(batch, SHAPES_PER_WORD))](
-            sdf_BN, deform_BN3, tables.grid_N3, tables.edges_E2, counts.bits_WN, counts.through_R, vertex_of_BE,
-            ends_V2, vertices_V3, batch, num, num_edges, counts.edge_runs, RUN_=RUN,
-        )  # fmt: skip
+        ctx: Any, sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, room: Room
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        counts = count_surface(sdf_BN, tables)
+        sizes = counts.send_sizes(len(sdf_BN))
+        held = room.held
+        # Launched before the sizes are here: the device does not wait for the host, which waits for the device.
+        written = write_surfaces(sdf_BN, deform_BN3, tables, counts, held) if any(held) else None
+        counts_2B = sizes.per_shape()
+        vertices, faces = counts_2B.sum(dim=1).tolist()
+        if written is None or vertices > held[0] or faces > held[1]:
+            held = room.grow((vertices, faces))
+            written = write_surfaces(sdf_BN, deform_BN3, tables, counts, held)
+        ends_V2, faces_F3 = written.ends_V2[:vertices], written.faces_F3[:faces]
         ctx.save_for_backward(ends_V2, sdf_BN, deform_BN3, tables.grid_N3)
-        ctx.mark_non_differentiable(vertex_of_BE)
+        ctx.mark_non_differentiable(faces_F3, counts_2B)
         ctx.set_materialize_grads(False)
-        return vertices_V3, vertex_of_BE
+        return written.vertices_V3[:vertices], faces_F3, counts_2B
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_V3: Tensor | None, _: Tensor | None):
+    def backward(ctx: Any, grad_V3: Tensor | None, *_: None):
         if grad_V3 is None:
-            return None, None, None, None, None
+            return None, None, None, None
         ends_V2, sdf_BN, deform_BN3, grid_N3 = ctx.saved_tensors
         grad_sdf_BN, grad_deform_BN3 = torch.zeros_like(sdf_BN), torch.zeros_like(deform_BN3)
         if len(ends_V2):
@@ -255,32 +333,11 @@ class EdgeCrossings(Function):
                 grad_V3.contiguous(), ends_V2, sdf_BN, deform_BN3, grid_N3, grad_sdf_BN, grad_deform_BN3,
                 len(ends_V2), sdf_BN.shape[1], BLOCK=BLOCK_V,
             )  # fmt: skip
-        return grad_sdf_BN, grad_deform_BN3, None, None, None
-
-
-def write_faces(
-    tables: TetTables, counts: SurfaceCounts, vertex_of_BE: Tensor, num_vertices_N: int, num_faces: int
-) -> Tensor:
-    """faces_F3, int32, grouped by shape."""
-    batch, num_edges = vertex_of_BE.shape
-    faces_F3 = torch.empty((num_faces, 3), device=vertex_of_BE.device, dtype=torch.int32)
-    _faces_kernel[(counts.tet_runs, cdiv(batch, SHAPES_PER_WORD))](
-        counts.bits_WN, tables.tets_T4, tables.tet_edges_T6, tables.table_16x2x3, counts.through_R,
-        batch * counts.edge_runs, vertex_of_BE, faces_F3, batch, num_vertices_N, num_edges,
-        len(tables.tets_T4), counts.tet_runs, RUN_=RUN,
-    )  # fmt: skip
-    return faces_F3
+        return grad_sdf_BN, grad_deform_BN3, None, None
 
 
 def marching_tetrahedra(
-    sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables
+    sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, room: Room
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(vertices_V3, faces_F3 int32, counts_2B: vertices and faces of each shape, on the CPU). float32 only."""
-    sdf_BN = sdf_BN.contiguous()
-    with torch.no_grad():
-        counts = count_surface(sdf_BN, tables)
-        counts_2B = counts.per_shape(len(sdf_BN))
-    num_vertices, num_faces = counts_2B.sum(dim=1).tolist()
-    vertices_V3, vertex_of_BE = EdgeCrossings.apply(sdf_BN, deform_BN3, tables, counts, num_vertices)
-    faces_F3 = write_faces(tables, counts, vertex_of_BE, sdf_BN.shape[1], num_faces)
-    return vertices_V3, faces_F3, counts_2B
+    """See `MarchedSurfaces`. room: of the last surfaces on this grid; grows where it is too small."""
+    return MarchedSurfaces.apply(sdf_BN.contiguous(), deform_BN3.contiguous(), tables, room)

@@ -88,7 +88,7 @@ def _corner(at):
     return tl.load(at), tl.load(at + 1), tl.load(at + 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _points_kernel(pixel_T, key_P, faces_F32, corners_F33, points_T3, T, size, overhang, BLOCK: tl.constexpr):
     """Where needed texels lie in the world; see `rendering.texels._points_kernel`, whose rounding this follows."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -150,7 +150,7 @@ def _points_kernel(pixel_T, key_P, faces_F32, corners_F33, points_T3, T, size, o
     tl.store(out + 2, tl.where(covered, inner_z, near_z + share * away_z).to(tl.float32), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _scatter_kernel(pixel_T, color_T3, sums_P4, T, BLOCK: tl.constexpr):
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = index < T

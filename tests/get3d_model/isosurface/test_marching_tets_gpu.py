@@ -92,6 +92,18 @@ def test_extraction_equals_the_cpu(request, grids, batch):
         assert relative(fused, composed) < 1e-5
 
 
+def test_surfaces_that_outgrow_the_room_of_the_last(extractors):
+    reference, ours = extractors[0], MarchingTetrahedra(extractors[1].grid).cuda()
+    sdf_BN, deform_BN3 = fields(reference, 3)
+    small_BN = sdf_BN - sdf_BN.amax(dim=1, keepdim=True) * 0.9
+    for values_BN in (small_BN, sdf_BN, small_BN):
+        expected, packed = reference(values_BN, deform_BN3), ours(values_BN.cuda(), deform_BN3.cuda())
+        assert torch.equal(packed.faces_F3.cpu(), expected.faces_F3)
+        assert torch.equal(packed.vertex_ranges_B2, expected.vertex_ranges_B2)
+        assert (packed.vertices_V3.cpu() - expected.vertices_V3).abs().max() < 1e-6
+    assert len(reference(sdf_BN, deform_BN3).faces_F3) > 2 * len(expected.faces_F3) > 0
+
+
 def test_a_batch_of_empty_shapes(extractors):
     extractor = extractors[1]
     sdf_BN = torch.full((2, len(extractor.grid.vertices_N3)), -1.0, device="cuda", requires_grad=True)
@@ -147,7 +159,8 @@ def test_extraction_waits_once_and_the_rest_never(extractors):
         repaired, _, _, pull_B = repair_empty_shapes(sdf, deform, extractor.grid)
         (sdf_sign_cross_entropy(repaired, extractor.grid.edges_E2) + pull_B.sum()).backward()
 
-    assert synchronisations(extract) == 1
+    # The one wait is for an event, which torch does not count.
+    assert synchronisations(extract) == 0
     assert synchronisations(regularise) == 0
 
 

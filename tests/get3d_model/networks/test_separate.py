@@ -150,7 +150,7 @@ def test_which_values_a_geometry_w_moves(networks: SeparateGenerator, lookup: Gr
 
     @torch.no_grad()
     def values(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        volumes, _ = networks.planes(ws, networks.texture_styles(ws, ws_tex), torch.float32)
+        volumes = networks.sources(ws, networks.texture_styles(ws, ws_tex), torch.float32).geometry()
         raw = networks.geometry(lookup(volumes), ws)
         return raw.sdf_BN, raw.deform_BN3
 
@@ -172,7 +172,7 @@ def test_half_precision_stays_close_with_its_gradients(
     weight = networks.sdf.layers[1].weight
     sdf, gradients = [], []
     for dtype in (torch.float32, torch.bfloat16):
-        volumes, _ = networks.planes(ws_geo, networks.texture_styles(ws_geo, ws_tex), dtype)
+        volumes = networks.sources(ws_geo, networks.texture_styles(ws_geo, ws_tex), dtype).geometry()
         assert volumes.sdf.dtype == (torch.float32 if dtype == torch.float32 else torch.float16)
         raw = networks.geometry(lookup(volumes), ws_geo)
         assert raw.sdf_BN.dtype == torch.float32

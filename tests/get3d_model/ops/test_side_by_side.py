@@ -22,9 +22,10 @@ def test_parts_run_in_order_on_a_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_recording_with_gradients_equals_plain_execution() -> None:
-    """Long chains of products, so that the parts overlap; replayed often, because a race would not show each time."""
+    """Long chains of products, so that the parts overlap, and parts within a part; replayed often, because a race would
+    not show each time."""
     torch.manual_seed(0)
-    x = torch.randn(256, 256, device="cuda", requires_grad=True)
+    x = torch.randn(256, 256, device="cuda")
     weights = [torch.randn(256, 256, device="cuda") / 16 for _ in range(3)]
 
     def chain(weight: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
@@ -34,14 +35,23 @@ def test_a_recording_with_gradients_equals_plain_execution() -> None:
         return y
 
     def run() -> list[torch.Tensor]:
-        shared = x * 2.0
-        results = side_by_side([lambda w=w: chain(w, shared) for w in weights], [shared])
-        return [*results, *torch.autograd.grad(sum(r.sum() for r in results), x)]
+        # A leaf of its own: autograd would join the stream of its first use, outside of the recording.
+        leaf = x.detach().requires_grad_(True)
+        shared = leaf * 2.0
 
-    expected = run()
+        def rest() -> tuple[torch.Tensor, torch.Tensor]:
+            return tuple(side_by_side([lambda w=w: chain(w, shared) for w in weights[1:]], [shared]))
+
+        first, others = side_by_side([lambda: chain(weights[0], shared), rest], [shared])
+        results = [first, *others]
+        return [*results, *torch.autograd.grad(sum(r.sum() for r in results), leaf)]
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        expected = run()
+        with recording_side_by_side():
+            run()
+    torch.cuda.synchronize()
     with recording_side_by_side():
-        run()
-        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             recorded = run()

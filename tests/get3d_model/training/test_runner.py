@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from get3d_model.structures import map_tensors, tensors_of
 from get3d_model.training.runner import EagerRunner
-from get3d_model.training.structures import map_tensors, tensors_of
 
 
 @dataclass(frozen=True)

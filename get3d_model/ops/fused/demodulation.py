@@ -1,0 +1,71 @@
+"""Demodulation: the squared weights summed over their taps, then 1 / L2 norm of every modulated filter.
+
+Shape legend: B batch, I input channels, O output channels, T taps, N pairs of output and input channel
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from get3d_model.ops.fused.common import cdiv
+from get3d_model.ops.fused.few_rows import outer_product, times_weight
+
+PAIRS = 128
+
+
+@triton.jit
+def _energy_kernel(weight, out, N, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr):
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    t = tl.arange(0, BLOCK_T)
+    ok = (n < N)[:, None] & (t < TAPS)[None, :]
+    value = tl.load(weight + n[:, None] * TAPS + t[None, :], mask=ok, other=0.0)
+    tl.store(out + n, tl.sum(value * value, axis=1), mask=n < N)
+
+
+class Demodulation(Function):
+    """1 / sqrt(sum over I and taps of (weight OI... * style BI)^2 + eps), BO; all float32, the weight contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, style_BI: Tensor, eps: float) -> Tensor:
+        outputs, inputs = weight.shape[:2]
+        taps = weight[0, 0].numel()
+        energy_OI = weight.new_empty(outputs, inputs)
+        _energy_kernel[(cdiv(outputs * inputs, PAIRS),)](
+            weight, energy_OI, outputs * inputs, TAPS=taps, BLOCK_N=PAIRS, BLOCK_T=triton.next_power_of_2(taps),
+            num_warps=4,
+        )  # fmt: skip
+        scale_BO = style_BI.new_empty(len(style_BI), outputs)
+        times_weight(style_BI, energy_OI, scale_BO, "square", "inverse root", beta=eps)
+        ctx.save_for_backward(weight, style_BI, energy_OI, scale_BO)
+        return scale_BO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BO: Tensor):
+        weight, style_BI, energy_OI, scale_BO = ctx.saved_tensors
+        grad_BO = grad_BO.contiguous()
+        grad_weight = grad_style = None
+        # The squares' derivatives: 2 style, 2 weight.
+        if ctx.needs_input_grad[0]:
+            grad_weight = torch.empty_like(weight)
+            outer_product(grad_BO, style_BI, grad_weight, "inverse root", 2.0, scale_BO, weight=weight)
+        if ctx.needs_input_grad[1]:
+            grad_style = grad_BO.new_empty(style_BI.shape)
+            times_weight(
+                grad_BO,
+                energy_OI.T,
+                grad_style,
+                "inverse root",
+                "style",
+                2.0,
+                gate_RI=scale_BO,
+                style_RO=style_BI,
+            )
+        return grad_weight, grad_style, None
