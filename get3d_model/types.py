@@ -7,7 +7,8 @@ Shape legend (also used in every other module of the package):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,14 @@ class PackedMeshes:
     vertices_V3: float positions of all meshes, one after the other.
     faces_F3: int32 indices into `vertices_V3` (already offset).
     vertex_ranges_B2, face_ranges_B2: int32 on the CPU, (first, count) of each mesh.
+    first_vertex_B: the first column of vertex_ranges_B2 beside the vertices, where it is known there.
     """
 
     vertices_V3: Tensor
     faces_F3: Tensor
     vertex_ranges_B2: Tensor
     face_ranges_B2: Tensor
+    first_vertex_B: Tensor | None = None
 
     def __len__(self) -> int:
         return self.face_ranges_B2.shape[0]
@@ -138,7 +141,7 @@ class Camera:
         """(rotation, elevation) in radians: what the discriminator is conditioned on."""
         return torch.stack([self.rotation_rad_B, self.elevation_rad_B], dim=1)
 
-    @property
+    @cached_property
     def world2clip_B44(self) -> Tensor:
         return self.projection_44 @ self.world2cam_B44
 
@@ -147,7 +150,7 @@ class Camera:
 
     def to(self, device: torch.device) -> Camera:
         """The same cameras there."""
-        return Camera(*(to_device(value, device) for value in vars(self).values()))
+        return Camera(*(to_device(getattr(self, item.name), device) for item in fields(self)))
 
     def __getitem__(self, index: slice | Tensor) -> Camera:
         return Camera(

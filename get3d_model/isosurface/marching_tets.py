@@ -47,13 +47,12 @@ class MarchingTetrahedra(nn.Module):
     def forward(self, sdf_BN: Tensor, deform_BN3: Tensor) -> PackedMeshes:
         """sdf_BN, deform_BN3 (world units) -> packed meshes. A shape of one sign gives an empty mesh."""
         if is_fused(sdf_BN) and sdf_BN.dtype == torch.float32:
-            vertices_V3, faces_F3, counts_2B = self._fused(sdf_BN, deform_BN3)
-        else:
-            vertices_V3, faces_F3, counts_2B = self._composed(sdf_BN, deform_BN3)
+            return self._fused(sdf_BN, deform_BN3)
+        vertices_V3, faces_F3, counts_2B = self._composed(sdf_BN, deform_BN3)
         ranges_2B2 = torch.stack([counts_2B.cumsum(dim=1) - counts_2B, counts_2B], dim=-1).to(torch.int32)
-        return PackedMeshes(vertices_V3, faces_F3, ranges_2B2[0].contiguous(), ranges_2B2[1].contiguous())
+        return PackedMeshes(vertices_V3, faces_F3, *ranges_2B2.unbind())
 
-    def _fused(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _fused(self, sdf_BN: Tensor, deform_BN3: Tensor) -> PackedMeshes:
         from get3d_model.ops.fused.marching_tets import Room, TetTables, marching_tetrahedra
 
         self._room = self._room or Room()
@@ -61,7 +60,10 @@ class MarchingTetrahedra(nn.Module):
         tables = TetTables(
             grid.vertices_N3, grid.edges_E2, grid.tets_T4, grid.tet_edges_T6, self.triangle_edges
         )
-        return marching_tetrahedra(sdf_BN, deform_BN3, tables, self._room)
+        vertices_V3, faces_F3, ranges_2B2, first_vertex_B = marching_tetrahedra(
+            sdf_BN, deform_BN3, tables, self._room
+        )
+        return PackedMeshes(vertices_V3, faces_F3, *ranges_2B2.unbind(), first_vertex_B)
 
     def _composed(self, sdf_BN: Tensor, deform_BN3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(vertices_V3, faces_F3, vertices and faces of each shape, on the CPU)."""

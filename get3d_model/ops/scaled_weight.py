@@ -19,8 +19,12 @@ def scaled_weight(weight_OIKK: Tensor, gain: float, dtype: torch.dtype) -> Tenso
 class _ScaledWeight(Function):
     @staticmethod
     def forward(ctx, weight: Tensor, gain: float, dtype: torch.dtype) -> Tensor:
-        out = torch.empty(weight.shape, device=weight.device, dtype=dtype, memory_format=torch.channels_last)
         ctx.gain, ctx.dtype = gain, weight.dtype
+        if weight.is_contiguous():
+            from get3d_model.ops.fused.weight_layout import weight_to_channels_last
+
+            return weight_to_channels_last(weight, gain, dtype)
+        out = torch.empty(weight.shape, device=weight.device, dtype=dtype, memory_format=torch.channels_last)
         return torch.mul(weight, gain, out=out)
 
     @staticmethod
@@ -32,6 +36,10 @@ class _ScaledWeightGrad(Function):
     @staticmethod
     def forward(ctx, grad: Tensor, gain: float, dtype: torch.dtype) -> Tensor:
         ctx.gain, ctx.dtype = gain, grad.dtype
+        if grad.is_contiguous(memory_format=torch.channels_last):
+            from get3d_model.ops.fused.weight_layout import weight_from_channels_last
+
+            return weight_from_channels_last(grad, gain, dtype)
         return torch.mul(grad, gain, out=torch.empty(grad.shape, device=grad.device, dtype=dtype))
 
     @staticmethod

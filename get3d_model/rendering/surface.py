@@ -60,7 +60,10 @@ def clip_positions(meshes: PackedMeshes, camera: Camera) -> Tensor:
     if is_fused(vertices_V3) and vertices_V3.dtype == matrices_B44.dtype == torch.float32:
         from get3d_model.ops.fused.clip_positions import ClipPositions
 
-        return ClipPositions.apply(vertices_V3, matrices_B44, to_device(first_B.contiguous(), device))
+        first_vertex_B = meshes.first_vertex_B
+        if first_vertex_B is None:
+            first_vertex_B = to_device(first_B.contiguous(), device)
+        return ClipPositions.apply(vertices_V3, matrices_B44, first_vertex_B)
     shape_V = torch.repeat_interleave(
         torch.arange(len(meshes), device=device),
         to_device(count_B, device).long(),

@@ -208,8 +208,10 @@ class Phases:
         device = generator.mapping.w_avg.device
         draws = self.draw(batch, random)
         class_S = None if draws.class_S is None else to_device(draws.class_S, device)
-        # Everything that must be copied goes ahead of the networks: nothing to do while the device waits for the mesh.
+        # Everything about the cameras goes ahead of the networks (the matrices are kept): once the mesh's size is known,
+        # the device waits for the host.
         camera = draws.camera.to(device)
+        _ = camera.world2clip_B44
         front = self.runner.start(
             "front",
             self._front,

@@ -14,9 +14,11 @@ W words of shape bits (see `sign_bits`), R runs: those of edges of all shapes, t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -205,28 +207,35 @@ class SurfaceCounts:
             for part in self.through_R.split([batch * self.edge_runs, batch * self.tet_runs])
         )
         through_2B = torch.stack([edges_BR[:, -1], tets_BR[:, -1]])
+        first_vertex_B = F.pad(through_2B[0, :-1], (1, 0))
         if not through_2B.is_cuda:
-            return SentSizes(through_2B, None)
+            return SentSizes(through_2B, None, first_vertex_B)
         there_2B = torch.empty(2, batch, dtype=torch.int32, pin_memory=True)
         there_2B.copy_(through_2B, non_blocking=True)
-        return SentSizes(there_2B, torch.cuda.current_stream().record_event())
+        return SentSizes(there_2B, torch.cuda.current_stream().record_event(), first_vertex_B)
 
 
 @dataclass(frozen=True)
 class SentSizes:
     """through_2B: vertices up to and including each shape, and all vertices and the faces up to and including it; on
-    the host once `arrival` has happened."""
+    the host once `arrival` has happened. first_vertex_B: on the device."""
 
     through_2B: Tensor
     arrival: torch.cuda.Event | None
+    first_vertex_B: Tensor
 
-    def per_shape(self) -> Tensor:
-        """(2, B) int64, vertices and faces of each shape: the one wait for the device."""
+    def ranges(self) -> tuple[Tensor, int, int]:
+        """((2, B, 2) int32, first and count of each shape's vertices and faces; all vertices; all faces).
+
+        The one wait for the device. In Python's integers, because the device waits for what follows.
+        """
         if self.arrival is not None:
             self.arrival.synchronize()
-        through_2B = self.through_2B.long()
-        through_2B[1] -= through_2B[0, -1].clone()
-        return through_2B.diff(dim=1, prepend=through_2B.new_zeros(2, 1))
+        vertices, faces = self.through_2B.tolist()
+        total = vertices[-1]
+        vertices, faces = [0, *vertices], [0, *(face - total for face in faces)]
+        ranges = [[[low, high - low] for low, high in pairwise(ends)] for ends in (vertices, faces)]
+        return torch.tensor(ranges, dtype=torch.int32), total, faces[-1]
 
 
 @dataclass
@@ -298,28 +307,27 @@ def write_surfaces(
 
 
 class MarchedSurfaces(Function):
-    """(vertices_V3: the crossing of every crossed edge by linear interpolation; faces_F3 int32; counts_2B int64 on the
-    CPU: vertices and faces of each shape). float32 and contiguous only."""
+    """(vertices_V3: the crossing of every crossed edge by linear interpolation; faces_F3 int32; ranges_2B2 int32 on the
+    CPU: first and count of each shape's vertices and faces; first_vertex_B on the device). float32 and contiguous only."""
 
     @staticmethod
     def forward(
         ctx: Any, sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, room: Room
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         counts = count_surface(sdf_BN, tables)
         sizes = counts.send_sizes(len(sdf_BN))
         held = room.held
         # Launched before the sizes are here: the device does not wait for the host, which waits for the device.
         written = write_surfaces(sdf_BN, deform_BN3, tables, counts, held) if any(held) else None
-        counts_2B = sizes.per_shape()
-        vertices, faces = counts_2B.sum(dim=1).tolist()
+        ranges_2B2, vertices, faces = sizes.ranges()
         if written is None or vertices > held[0] or faces > held[1]:
             held = room.grow((vertices, faces))
             written = write_surfaces(sdf_BN, deform_BN3, tables, counts, held)
         ends_V2, faces_F3 = written.ends_V2[:vertices], written.faces_F3[:faces]
         ctx.save_for_backward(ends_V2, sdf_BN, deform_BN3, tables.grid_N3)
-        ctx.mark_non_differentiable(faces_F3, counts_2B)
+        ctx.mark_non_differentiable(faces_F3, ranges_2B2, sizes.first_vertex_B)
         ctx.set_materialize_grads(False)
-        return written.vertices_V3[:vertices], faces_F3, counts_2B
+        return written.vertices_V3[:vertices], faces_F3, ranges_2B2, sizes.first_vertex_B
 
     @staticmethod
     @once_differentiable
@@ -338,6 +346,6 @@ class MarchedSurfaces(Function):
 
 def marching_tetrahedra(
     sdf_BN: Tensor, deform_BN3: Tensor, tables: TetTables, room: Room
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `MarchedSurfaces`. room: of the last surfaces on this grid; grows where it is too small."""
     return MarchedSurfaces.apply(sdf_BN.contiguous(), deform_BN3.contiguous(), tables, room)
