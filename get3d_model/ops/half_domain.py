@@ -37,6 +37,10 @@ class HalfDomain:
         """x in the domain's type."""
         return _Enter.apply(x, self) if self.dtype == torch.float16 else x.to(self.dtype)
 
+    def watch(self, x: Tensor) -> Tensor:
+        """x as it is, for an operation inside that takes float32 beside tensors of the domain's type."""
+        return _Watch.apply(x, self) if self.dtype == torch.float16 else x
+
     def leave(self, *outputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs in float32."""
         if self.dtype != torch.float16:
@@ -54,6 +58,18 @@ class _Enter(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad.to(ctx.dtype) / ctx.domain.scale, None
+
+
+class _Watch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, domain: HalfDomain) -> Tensor:
+        ctx.domain = domain
+        return x.view_as(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad / ctx.domain.scale, None
 
 
 class _Leave(torch.autograd.Function):

@@ -22,8 +22,8 @@ from get3d_model.ops.scaled_weight import scaled_weight
 DEMODULATION_EPS = 1e-8
 
 
-def demodulation(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
-    """1 / L2 norm of every modulated output filter; returns BO.
+def demodulation(weight_OI: Tensor, style_BI: Tensor, gain: float = 1.0) -> Tensor:
+    """1 / L2 norm of every modulated output filter, whose weights are `gain` times those given; returns BO.
 
     weight_OI may carry kernel dimensions (OIKK); they are summed first, so that the batch is one matrix product.
     """
@@ -32,8 +32,8 @@ def demodulation(weight_OI: Tensor, style_BI: Tensor) -> Tensor:
         from get3d_model.ops.fused.few_rows import is_small
 
         if is_small(style_BI) and weight_OI.is_contiguous() and weight_OI.dtype == torch.float32:
-            return Demodulation.apply(weight_OI, style_BI, DEMODULATION_EPS)
-    energy_OI = weight_OI.float().square()
+            return Demodulation.apply(weight_OI, style_BI, gain, DEMODULATION_EPS)
+    energy_OI = (weight_OI.float() * gain).square()
     if energy_OI.ndim > 2:
         energy_OI = energy_OI.flatten(2).sum(dim=2)
     return torch.rsqrt(style_BI.float().square() @ energy_OI.T + DEMODULATION_EPS)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from get3d_model.ops.dispatch import is_fused
 from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 from get3d_model.ops.modulated_conv import demodulation
@@ -27,15 +28,24 @@ def modulated_conv3d(
     demodulation factor, so that the whole batch is one ordinary convolution. Weight and style are brought to unit
     scale first, which the demodulation takes back, so that nothing overflows between.
     """
-    weight = weight_OIKKK / math.sqrt(weight_OIKKK[0].numel())
+    gain = 1.0 / math.sqrt(weight_OIKKK[0].numel())
     style = style_BI / style_BI.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
-    scale_BO = demodulation(weight, style) * LEAKY_GAIN
+    scale_BO = demodulation(weight_OIKKK, style, gain)
+    weight, padding = half.enter(weight_OIKKK * gain), weight_OIKKK.shape[-1] // 2
+    if is_fused(x_BIDHW):
+        from get3d_model.ops.fused.synthesis import ScaleChannels, SynthesisEpilogue
+
+        # For these kernels a volume is an image whose rows are the rows of all its slices.
+        depth = x_BIDHW.shape[2]
+        x = ScaleChannels.apply(x_BIDHW.flatten(2, 3), half.watch(style)).unflatten(2, (depth, -1))
+        out = F.conv3d(x, weight, padding=padding).flatten(2, 3)
+        out = SynthesisEpilogue.apply(out, half.watch(scale_BO), None, None, half.watch(bias_O), None, False)
+        return out.unflatten(2, (depth, -1))
     x = x_BIDHW * half.enter(style)[:, :, None, None, None]
-    out = F.conv3d(x, half.enter(weight), padding=weight.shape[-1] // 2)
     out = torch.addcmul(
         half.enter(bias_O * LEAKY_GAIN)[:, None, None, None],
-        out,
-        half.enter(scale_BO)[:, :, None, None, None],
+        F.conv3d(x, weight, padding=padding),
+        half.enter(scale_BO * LEAKY_GAIN)[:, :, None, None, None],
     )
     # The gain is in scale and bias: leaky_relu(g x) = g leaky_relu(x) for g > 0.
     return F.leaky_relu_(out, LEAKY_SLOPE)

@@ -30,10 +30,10 @@ def _energy_kernel(weight, out, N, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BL
 
 
 class Demodulation(Function):
-    """1 / sqrt(sum over I and taps of (weight OI... * style BI)^2 + eps), BO; all float32, the weight contiguous."""
+    """1 / sqrt(sum over I and taps of (gain * weight OI... * style BI)^2 + eps), BO; all float32, the weight contiguous."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, style_BI: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, style_BI: Tensor, gain: float, eps: float) -> Tensor:
         outputs, inputs = weight.shape[:2]
         taps = weight[0, 0].numel()
         energy_OI = weight.new_empty(outputs, inputs)
@@ -42,8 +42,10 @@ class Demodulation(Function):
             num_warps=4,
         )  # fmt: skip
         scale_BO = style_BI.new_empty(len(style_BI), outputs)
-        times_weight(style_BI, energy_OI, scale_BO, "square", "inverse root", beta=eps)
+        times_weight(style_BI, energy_OI, scale_BO, "square", "inverse root", gain**2, eps)
         ctx.save_for_backward(weight, style_BI, energy_OI, scale_BO)
+        # The squares' derivatives: 2 style, 2 weight.
+        ctx.factor = 2.0 * gain**2
         return scale_BO
 
     @staticmethod
@@ -52,20 +54,12 @@ class Demodulation(Function):
         weight, style_BI, energy_OI, scale_BO = ctx.saved_tensors
         grad_BO = grad_BO.contiguous()
         grad_weight = grad_style = None
-        # The squares' derivatives: 2 style, 2 weight.
         if ctx.needs_input_grad[0]:
             grad_weight = torch.empty_like(weight)
-            outer_product(grad_BO, style_BI, grad_weight, "inverse root", 2.0, scale_BO, weight=weight)
+            outer_product(grad_BO, style_BI, grad_weight, "inverse root", ctx.factor, scale_BO, weight=weight)
         if ctx.needs_input_grad[1]:
             grad_style = grad_BO.new_empty(style_BI.shape)
             times_weight(
-                grad_BO,
-                energy_OI.T,
-                grad_style,
-                "inverse root",
-                "style",
-                2.0,
-                gate_RI=scale_BO,
-                style_RO=style_BI,
-            )
-        return grad_weight, grad_style, None
+                grad_BO, energy_OI.T, grad_style, "inverse root", "style", ctx.factor, gate_RI=scale_BO, style_RO=style_BI
+            )  # fmt: skip
+        return grad_weight, grad_style, None, None

@@ -1,5 +1,5 @@
-"""What follows a modulated convolution: demodulation, constant noise, bias and activation in one pass; and the
-scaling of channels by the style before it.
+"""What follows a modulated convolution: demodulation, constant noise (if any), bias and activation in one pass; and
+the scaling of channels by the style before it.
 
 The backward passes recover the pre-activation value from the output, which the next layer keeps anyway, so the
 convolution's result is not stored.
@@ -31,8 +31,9 @@ from get3d_model.ops.fused.low_pass_kernel import EPILOGUE
 
 @triton.jit
 def _epilogue_kernel(
-    x, y, scale_BC, bias_C, noise_P, strength, P, C, limit, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
-):
+    x, y, scale_BC, bias_C, noise_P, strength, P, C, limit,
+    NOISE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -43,14 +44,17 @@ def _epilogue_kernel(
     value = tl.load(x + first + at, mask=ok, other=0.0).to(tl.float32)
     scale = tl.load(scale_BC + batch * C + channel, mask=c_ok, other=0.0).to(tl.float32)
     bias = tl.load(bias_C + channel, mask=c_ok, other=0.0).to(tl.float32)
-    noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32) * tl.load(strength)
-    value = activate(value * scale[None, :] + noise[:, None] + bias[None, :], limit)
+    value = value * scale[None, :]
+    if NOISE:
+        noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32) * tl.load(strength)
+        value += noise[:, None]
+    value = activate(value + bias[None, :], limit)
     tl.store(y + first + at, value.to(y.dtype.element_ty), mask=ok)
 
 
 @triton.jit
 def _epilogue_backward_kernel(
-    grad, y, out, scale_BC, noise_P, sums, P, C, limit, blocks,
+    grad, y, out, scale_BC, noise_P, sums, P, C, limit, blocks, NOISE: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -70,13 +74,14 @@ def _epilogue_backward_kernel(
         activated = tl.load(y + first + at, mask=ok, other=0.0).to(tl.float32)
         slope = tl.where(activated > 0, GAIN, GAIN * SLOPE)
         value = activated / slope
-        noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32)
         q = tl.load(grad + first + at, mask=ok, other=0.0).to(tl.float32) * slope
         q = tl.where(tl.abs(activated) < limit, q, 0.0)
         tl.store(out + first + at, (q * scale[None, :]).to(out.dtype.element_ty), mask=ok)
         total += q
         with_value += q * value
-        with_noise += q * noise[:, None]
+        if NOISE:
+            noise = tl.load(noise_P + pixel, mask=pixel < P, other=0.0).to(tl.float32)
+            with_noise += q * noise[:, None]
     at = ((batch * programs + program) * 3) * C + channel
     tl.store(sums + at, tl.sum(total, axis=0), mask=c_ok)
     tl.store(sums + at + C, tl.sum(with_value, axis=0), mask=c_ok)
@@ -90,7 +95,10 @@ def _blocks(channels: int, values: int = 4096) -> tuple[int, int]:
 
 
 class SynthesisEpilogue(Function):
-    """act(x * scale + noise * strength + bias); with `up`, x is first low-passed with gain 4 (padding 1)."""
+    """act(x * scale + noise * strength + bias); with `up`, x is first low-passed with gain 4 (padding 1).
+
+    Without `up`, noise and strength may be None.
+    """
 
     @staticmethod
     def forward(ctx, x, scale_BC, noise_HW, strength, bias_C, clamp, up: bool) -> Tensor:
@@ -108,8 +116,8 @@ class SynthesisEpilogue(Function):
             block_p, block_c = _blocks(channels)
             pixels = height * width
             _epilogue_kernel[(cdiv(pixels, block_p), batch, cdiv(channels, block_c))](
-                x, y, scale_BC, bias_C, noise_HW, strength, pixels, channels, limit,
-                BLOCK_P=block_p, BLOCK_C=block_c,
+                x, y, scale_BC, bias_C, x if noise_HW is None else noise_HW, x if noise_HW is None else strength,
+                pixels, channels, limit, NOISE=noise_HW is not None, BLOCK_P=block_p, BLOCK_C=block_c,
             )  # fmt: skip
         ctx.save_for_backward(y, scale_BC, noise_HW, strength, bias_C)
         ctx.limit, ctx.up, ctx.in_size = limit, up, (height, width)
@@ -129,14 +137,17 @@ class SynthesisEpilogue(Function):
         out = torch.empty_like(y)
         sums = torch.empty((batch, programs, 3, channels), device=y.device, dtype=torch.float32)
         _epilogue_backward_kernel[(programs, batch, cdiv(channels, block_c))](
-            grad, y, out, scale_BC, noise_HW, sums, pixels, channels, ctx.limit, blocks,
-            BLOCK_P=block_p, BLOCK_C=block_c,
+            grad, y, out, scale_BC, y if noise_HW is None else noise_HW, sums, pixels, channels, ctx.limit, blocks,
+            NOISE=noise_HW is not None, BLOCK_P=block_p, BLOCK_C=block_c,
         )  # fmt: skip
         total_BC, with_value_BC, with_noise_BC = sums.sum(dim=1).unbind(dim=1)
-        grad_scale = (with_value_BC - bias_C * total_BC - strength * with_noise_BC) / scale_BC
+        grad_scale, grad_strength = with_value_BC - bias_C * total_BC, None
+        if noise_HW is not None:
+            grad_scale -= strength * with_noise_BC
+            grad_strength = with_noise_BC.sum()
         if ctx.up:
             out = low_pass(out, *ctx.in_size, pad=2, gain=4.0)
-        return out, grad_scale, None, with_noise_BC.sum(), total_BC.sum(dim=0), None, None
+        return out, grad_scale / scale_BC, None, grad_strength, total_BC.sum(dim=0), None, None
 
 
 @triton.jit

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from get3d_model.cameras import UniformOrbit
 from get3d_model.ops.finite import make_finite
+from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.linear import equalized_linear
 from get3d_model.ops.modulated_conv import demodulation
+from get3d_model.ops.modulated_conv3d import modulated_conv3d
+from get3d_model.ops.scaled_weight import scaled_weight
 from get3d_model.rendering.surface import clip_positions
 from get3d_model.types import PackedMeshes
 
-MODULES = ("ops.finite", "ops.linear", "ops.modulated_conv", "rendering.surface")
+MODULES = (
+    "ops.finite", "ops.linear", "ops.modulated_conv", "ops.modulated_conv3d", "ops.scaled_weight", "rendering.surface",
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.gpu,
@@ -66,10 +71,58 @@ def test_demodulation_with_its_gradients(shape: tuple[int, ...], monkeypatch: py
     grad = torch.randn(9, shape[0], device="cuda")
 
     def run() -> list[Tensor]:
-        scale = demodulation(weight, style)
+        scale = demodulation(weight, style, 0.4)
         return [scale.detach(), *torch.autograd.grad(scale, [weight, style], grad)]
 
     assert_close(run(), composed(run, monkeypatch))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 0.03)])
+def test_modulated_volume_layer_with_its_gradients(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float16 a value near zero may get the other slope, so gradients are compared by their norms."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 48, 12, 12, 12, device="cuda").contiguous(memory_format=torch.channels_last_3d)
+    leaves = [
+        x, torch.randn(64, 48, 3, 3, 3, device="cuda"), torch.randn(3, 48, device="cuda"), torch.randn(64, device="cuda"),
+    ]  # fmt: skip
+    for leaf in leaves:
+        leaf.requires_grad_()
+    grad = torch.randn(3, 64, 12, 12, 12, device="cuda") * 1e-6
+
+    def run() -> list[Tensor]:
+        half = HalfDomain(dtype)
+        (out,) = half.leave(modulated_conv3d(half.enter(leaves[0]), *leaves[1:], half))
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        ours, reference = run(), composed(run, monkeypatch)
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    for mine, theirs in zip(ours, reference, strict=True):
+        assert (mine - theirs).norm() < tolerance * theirs.norm()
+
+
+@pytest.mark.parametrize("shape", [(96, 130, 3, 3), (32, 3, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_change_layout_exactly(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.randn(shape, device="cuda", requires_grad=True)
+    grad = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
+
+    def run() -> list[Tensor]:
+        out = scaled_weight(weight, 0.3, dtype)
+        return [out.detach(), *torch.autograd.grad(out, weight, grad)]
+
+    ours, reference = run(), composed(run, monkeypatch)
+    assert ours[0].is_contiguous(memory_format=torch.channels_last) and ours[1].is_contiguous()
+    assert torch.equal(ours[0], reference[0])
+    # The composition rounds the product to the gradient's type before it converts.
+    assert (ours[1] - reference[1]).abs().max() <= torch.finfo(dtype).eps * reference[1].abs().max()
 
 
 @pytest.mark.parametrize("counts", [[5, 0, 3000, 0], [0, 0, 7], [900]])
