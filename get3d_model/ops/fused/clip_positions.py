@@ -28,7 +28,7 @@ def _matrices_of(matrices_B44, firsts_B, vertex, B):
 
 
 @triton.jit(do_not_specialize=["V"])
-def _forward_kernel(vertices_V3, matrices_B44, firsts_B, clip_V4, V, B, BLOCK_: tl.constexpr):
+def _clip_kernel(vertices_V3, matrices_B44, firsts_B, clip_V4, V, B, BLOCK_: tl.constexpr):
     vertex = tl.program_id(0) * BLOCK_ + tl.arange(0, BLOCK_)
     ok = vertex < V
     matrix = _matrices_of(matrices_B44, firsts_B, vertex, B)
@@ -42,7 +42,7 @@ def _forward_kernel(vertices_V3, matrices_B44, firsts_B, clip_V4, V, B, BLOCK_: 
 
 
 @triton.jit(do_not_specialize=["V"])
-def _backward_kernel(grad_V4, matrices_B44, firsts_B, grad_V3, V, B, BLOCK_: tl.constexpr):
+def _clip_backward_kernel(grad_V4, matrices_B44, firsts_B, grad_V3, V, B, BLOCK_: tl.constexpr):
     vertex = tl.program_id(0) * BLOCK_ + tl.arange(0, BLOCK_)
     ok = vertex < V
     matrix = _matrices_of(matrices_B44, firsts_B, vertex, B)
@@ -63,7 +63,7 @@ class ClipPositions(Function):
         vertices_V3, matrices_B44 = vertices_V3.contiguous(), matrices_B44.contiguous()
         clip_V4 = vertices_V3.new_empty(len(vertices_V3), 4)
         if len(vertices_V3):
-            _forward_kernel[(cdiv(len(vertices_V3), BLOCK),)](
+            _clip_kernel[(cdiv(len(vertices_V3), BLOCK),)](
                 vertices_V3,
                 matrices_B44,
                 firsts_B,
@@ -82,7 +82,7 @@ class ClipPositions(Function):
         grad_V4 = grad_V4.contiguous()
         grad_V3 = grad_V4.new_empty(len(grad_V4), 3)
         if len(grad_V4):
-            _backward_kernel[(cdiv(len(grad_V4), BLOCK),)](
+            _clip_backward_kernel[(cdiv(len(grad_V4), BLOCK),)](
                 grad_V4, matrices_B44, firsts_B, grad_V3, len(grad_V4), len(matrices_B44), BLOCK_=BLOCK
             )
         return grad_V3, None, None

@@ -25,7 +25,7 @@ BLOCK_K = 32
 
 
 @triton.jit
-def _forward_kernel(
+def _cube_weights_kernel(
     planes, v_BOM, c_O, out, q, outputs,
     M: tl.constexpr, O_PAD: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -52,7 +52,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _cube_weights_backward_kernel(
     grad, planes, v_BOM, grad_planes, sums, q, outputs,
     M: tl.constexpr, O_PAD: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
@@ -110,7 +110,7 @@ class CubeWeights(Function):
         out = torch.empty((batch, side**3, outputs), device=planes.device, dtype=torch.float32)
         ctx.sizes = {"M": hidden, "O_PAD": max(16, triton.next_power_of_2(outputs)), "K": BLOCK_K}
         ctx.side = side
-        _forward_kernel[(side, cdiv(side, BLOCK_K), batch)](
+        _cube_weights_kernel[(side, cdiv(side, BLOCK_K), batch)](
             planes, v_BOM, c_O, out, side, outputs, **ctx.sizes, PRECISION=precision, num_warps=4
         )
         ctx.save_for_backward(planes, v_BOM)
@@ -124,7 +124,7 @@ class CubeWeights(Function):
         side, padded, chunks = ctx.side, ctx.sizes["O_PAD"], cdiv(ctx.side, BLOCK_K)
         grad_planes = torch.zeros_like(planes)
         sums = torch.empty((batch, side * chunks, padded * (hidden + 1)), device=grad.device)
-        _backward_kernel[(side, chunks, batch)](
+        _cube_weights_backward_kernel[(side, chunks, batch)](
             grad.contiguous(), planes, v_BOM, grad_planes, sums, side, outputs, **ctx.sizes, num_warps=4
         )
         grad_v, grad_c = sums.sum(dim=1).split([padded * hidden, padded], dim=1)

@@ -58,7 +58,7 @@ def _patch(
 
 
 @triton.jit(do_not_specialize=["D"])
-def _forward_kernel(
+def _dual_vertices_kernel(
     sdf_BN, deform_BN3, raw_S21, shape_S, cube_S, case_S, slot_D, patch_D, patch_edges, patch_size, cube_edges,
     cubes_Q8, grid_N3, vertices_D3, deviation_D7, D, N, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +96,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["D"])
-def _backward_kernel(
+def _dual_vertices_backward_kernel(
     grad_vertices_D3, grad_deviation_D7, sdf_BN, deform_BN3, raw_S21, shape_S, cube_S, case_S, slot_D, patch_D,
     patch_edges, patch_size, cube_edges, cubes_Q8, grid_N3, vertices_D3, grad_sdf, grad_deform, grad_raw, D, N,
     BLOCK: tl.constexpr,
@@ -209,7 +209,7 @@ class DualVertices(Function):
         vertices_D3 = sdf_BN.new_empty(count, 3)
         deviation_D7 = sdf_BN.new_empty(count, 7)
         if count:
-            _forward_kernel[(cdiv(count, BLOCK_D),)](
+            _dual_vertices_kernel[(cdiv(count, BLOCK_D),)](
                 *inputs, *places.tensors(), vertices_D3, deviation_D7, count, num, BLOCK=BLOCK_D
             )
         ctx.save_for_backward(*inputs, vertices_D3)
@@ -222,7 +222,7 @@ class DualVertices(Function):
         *inputs, vertices_D3 = ctx.saved_tensors
         gradients = tuple(torch.zeros_like(x) for x in inputs)
         if len(vertices_D3):
-            _backward_kernel[(cdiv(len(vertices_D3), BLOCK_D),)](
+            _dual_vertices_backward_kernel[(cdiv(len(vertices_D3), BLOCK_D),)](
                 grad_D3.contiguous(), grad_D7.contiguous(), *inputs, *ctx.places.tensors(), vertices_D3,
                 *gradients, len(vertices_D3), inputs[0].shape[1], BLOCK=BLOCK_D,
             )  # fmt: skip

@@ -91,7 +91,7 @@ class SamplePlanes(Function):
 
 
 @triton.jit
-def _forward_kernel(
+def _fields_kernel(
     samples, w_sdf, b_sdf, w_def, b_def, v_B4M, c_4, out, Q, first_q, n, N, first_n,
     C: tl.constexpr, M: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -130,7 +130,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _fields_backward_kernel(
     grad, samples, w_sdf, b_sdf, w_def, b_def, v_B4M, grad_samples, sums, Q, first_q, n, N, first_n,
     C: tl.constexpr, M: tl.constexpr, K: tl.constexpr, SIZE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -221,7 +221,7 @@ class LatticeFields(Function):
         ctx.sides = sides
         first_q = first_n = 0
         for n in sides:
-            _forward_kernel[(n, cdiv(n, BLOCK_K), batch)](
+            _fields_kernel[(n, cdiv(n, BLOCK_K), batch)](
                 samples, w_sdf, b_sdf, w_def, b_def, v_B4M, c_4, out, num_q, first_q, n, total, first_n,
                 **ctx.sizes, num_warps=4,
             )  # fmt: skip
@@ -244,7 +244,7 @@ class LatticeFields(Function):
         for n in ctx.sides:
             chunks = cdiv(n, BLOCK_K)
             sums = torch.empty((batch, n * chunks, size), device=grad.device, dtype=torch.float32)
-            _backward_kernel[(n, chunks, batch)](
+            _fields_backward_kernel[(n, chunks, batch)](
                 grad, samples, w_sdf, b_sdf, w_def, b_def, v_B4M, grad_samples, sums,
                 num_q, first_q, n, total, first_n, **ctx.sizes, SIZE=size, num_warps=4,
             )  # fmt: skip

@@ -93,7 +93,7 @@ def _features(planes, base, x, y, z, covered, R, C: tl.constexpr):
 
 
 @triton.jit
-def _forward_kernel(
+def _shading_kernel(
     planes, positions, rast, w1, b1, w2, b2, w3, b3, rgb, H, W, R, tiles_x, tiles, views, sx, sy, sz,
     MIRROR: tl.constexpr, C: tl.constexpr, M: tl.constexpr, OUT: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
@@ -123,7 +123,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _shading_backward_kernel(
     grad, planes, positions, rast, w1, b1, w2, b2, w3, grad_planes, sums, H, W, R, tiles_x, tiles, views, sx, sy, sz,
     MIRROR: tl.constexpr, C: tl.constexpr, M: tl.constexpr, OUT: tl.constexpr, T: tl.constexpr,
     SIZE: tl.constexpr,
@@ -206,7 +206,7 @@ class ShadePixels(Function):
         ctx.sizes = {"C": w1.shape[2], "M": w1.shape[1], "OUT": w2.shape[1], "T": TILE, "MIRROR": mirror}
         views = batch // len(planes)
         ctx.geometry = (height, width, planes.shape[2], tiles_x, tiles, views, *scale)
-        _forward_kernel[(batch * tiles,)](
+        _shading_kernel[(batch * tiles,)](
             planes, positions, rast, w1, b1, w2, b2, w3, b3, rgb, *ctx.geometry, **ctx.sizes, num_warps=2
         )
         ctx.save_for_backward(planes, w1, b1, w2, b2, w3, positions, rast)
@@ -224,7 +224,7 @@ class ShadePixels(Function):
         programs = min(max(1, programs_for(tiles * batch, grad.device, per_sm=16) // batch), tiles)
         grad_planes = torch.zeros_like(planes)
         sums = torch.empty((batch, programs, size), device=grad.device, dtype=torch.float32)
-        _backward_kernel[(programs, batch)](
+        _shading_backward_kernel[(programs, batch)](
             grad, planes, positions, rast, w1, b1, w2, b2, w3, grad_planes, sums,
             *ctx.geometry, **ctx.sizes, SIZE=size, num_warps=4,
         )  # fmt: skip
