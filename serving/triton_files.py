@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from get3d_model.errors import InputError
 
 WHEEL = "nvidia-pytriton"
+NUMPY_BELOW = 2
+"""The wheel asks for it, but pip only warns when another package replaces NumPy later."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class TritonFiles:
 
 
 def find_triton() -> TritonFiles:
-    """Looks into the installed wheel, without importing it. Raises InputError where it is missing."""
+    """Looks into the installed wheel, without importing it. Raises InputError where it, or its NumPy, is missing."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -48,6 +51,13 @@ def find_triton() -> TritonFiles:
             raise InputError(
                 f"{path}: missing from the {WHEEL} package; run: pip install --force-reinstall {WHEEL}"
             )
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.split(".")[0]) >= NUMPY_BELOW:
+        # The model loads and warms up then, and its process dies at the first answer.
+        raise InputError(
+            f"NumPy {numpy} is installed; the {WHEEL} server's model processes crash with NumPy {NUMPY_BELOW} and later; "
+            f"run: pip install 'numpy<{NUMPY_BELOW}'"
+        )
     return files
 
 
