@@ -33,9 +33,11 @@ def demodulation(weight_OI: Tensor, style_BI: Tensor, gain: float = 1.0) -> Tens
 
         if is_small(style_BI) and weight_OI.is_contiguous() and weight_OI.dtype == torch.float32:
             return Demodulation.apply(weight_OI, style_BI, gain, DEMODULATION_EPS)
-    energy_OI = (weight_OI.float() * gain).square()
+    energy_OI = weight_OI.float().square()
     if energy_OI.ndim > 2:
         energy_OI = energy_OI.flatten(2).sum(dim=2)
+    if gain != 1.0:
+        energy_OI = energy_OI * gain**2
     return torch.rsqrt(style_BI.float().square() @ energy_OI.T + DEMODULATION_EPS)
 
 
