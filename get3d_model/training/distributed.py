@@ -50,8 +50,12 @@ class World:
         """Replaces a tensor by its mean over all ranks."""
         if self.size > 1:
             self.arrive(place)
-            dist.all_reduce(tensor)
-            tensor /= self.size
+            if tensor.is_cuda:
+                # NCCL divides on the way; gloo cannot.
+                dist.all_reduce(tensor, op=dist.ReduceOp.AVG)
+            else:
+                dist.all_reduce(tensor)
+                tensor /= self.size
 
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""
