@@ -33,7 +33,7 @@ class Sources:
     """What geometry and texture are made from.
 
     geometry: makes the source of the geometry features; texture: makes the texture planes, B(3C)RR. Neither needs the
-    other. made: the tensors that both have been given, beside the styles.
+    other. made: tensors that the two hand on and that exist already.
     """
 
     geometry: Callable[[], Any]

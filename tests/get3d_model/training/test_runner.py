@@ -1,12 +1,10 @@
-"""Parts of a step and the structures they pass around."""
+"""Parts of a step, run plainly."""
 
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from get3d_model.structures import map_tensors, tensors_of
 from get3d_model.training.runner import EagerRunner
 
 
@@ -14,20 +12,6 @@ from get3d_model.training.runner import EagerRunner
 class Pair:
     first: Tensor
     rest: tuple[Tensor, Tensor | None]
-
-
-def test_tensors_are_found_in_order_and_structure_stays():
-    a, b = torch.ones(2), torch.zeros(3)
-    structure = (Pair(a, (b, None)), None, a)
-    assert [item is other for item, other in zip(tensors_of(structure), (a, b, a), strict=True)] == [True] * 3
-    doubled = map_tensors(lambda x: x * 2, structure)
-    assert isinstance(doubled[0], Pair) and doubled[0].rest[1] is None and doubled[1] is None
-    assert torch.equal(doubled[0].first, 2 * a)
-
-
-def test_what_cannot_hold_tensors_is_refused():
-    with pytest.raises(TypeError, match="str"):
-        map_tensors(lambda x: x, ("text",))
 
 
 def test_a_started_part_continues_backwards():
