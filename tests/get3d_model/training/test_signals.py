@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from get3d_model.training import signals
 
 
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    """As in a terminal: a process that a script starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
 def test_an_echo_is_the_same_request_and_a_second_request_is_not_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
