@@ -28,10 +28,11 @@ def activate(v, limit):
 @triton.jit
 def times_slope(value, v, limit, CLAMP: tl.constexpr):
     """value times the derivative of `activate` at v; without CLAMP the limit is out of reach."""
-    scaled = tl.where(v > 0, value * GAIN, value * (GAIN * SLOPE))
+    slope = tl.where(v > 0, GAIN, GAIN * SLOPE)
     if CLAMP:
-        scaled = tl.where(tl.abs(tl.maximum(v, v * SLOPE)) * GAIN < limit, scaled, 0.0)
-    return scaled
+        # The bounds of v are the same for all values: two comparisons are all that is left.
+        slope = tl.where((v < limit / GAIN) & (v > limit / (-GAIN * SLOPE)), slope, 0.0)
+    return value * slope
 
 
 @triton.jit
