@@ -23,10 +23,22 @@ from get3d_model.ops.fused.low_pass_kernel import (
 from get3d_model.ops.leaky import LEAKY_GAIN
 
 ROWS = 32
+FEW_PROGRAMS = 1024
 VALUES, WARPS = 256, 4
 """Lanes times channels of a program, and its warps."""
 PHASES = 4
 """Neighbouring outputs that one lane makes from seven inputs, each read and activated once."""
+
+
+def _rows(height: int, strips: int) -> int:
+    """Rows of a program: every one repeats three at its top, so many, but no more than keep the device busy.
+
+    As even as the height allows: 65 rows are two times 33, not 32, 32 and 1.
+    """
+    blocks = max(1, round(height / ROWS))
+    if strips * blocks < FEW_PROGRAMS:
+        blocks = cdiv(height, ROWS // 4)
+    return cdiv(height, blocks)
 
 
 def filter_image(
@@ -39,8 +51,9 @@ def filter_image(
     out = empty_nhwc(batch, channels, height, width, src)
     block_c = min(triton.next_power_of_2(channels), 64)
     lanes = max(VALUES // block_c, 4)
-    rows = ROWS if height > 2 * ROWS else max(4, ROWS // 4)
-    column_blocks, row_blocks = cdiv(width, PHASES * lanes), cdiv(height, rows)
+    column_blocks = cdiv(width, PHASES * lanes)
+    rows = _rows(height, batch * column_blocks * cdiv(channels, block_c))
+    row_blocks = cdiv(height, rows)
     programs = batch * column_blocks * row_blocks
     # The gain of an activation on either side is part of the filter's.
     weight = gain / 64.0 * (LEAKY_GAIN if source or target == TIMES_SLOPE else 1.0)
