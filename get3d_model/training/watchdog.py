@@ -95,7 +95,10 @@ class Watchdog:
             "under torchrun --max-restarts the run continues from the last checkpoint"
         )
         if not behind:
-            return f"{who}: all {self._size} ranks came to {places[leader]} and none got on; the network or a GPU hangs"
+            return (
+                f"{who}: all {self._size} ranks came to {places[leader]} and none got on: the network or a GPU hangs, or what "
+                "follows takes longer (a first step compiles kernels; raise training.rank_timeout_s then)"
+            )
         late = ", ".join(f"rank {rank} (last at: {places[rank]})" for rank in behind)
         return f"{who}: {places[leader]} still waits for {late}; {advice}"
 

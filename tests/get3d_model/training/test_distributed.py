@@ -37,9 +37,9 @@ def launch(
     return [start(command, RANK=str(rank), LOCAL_RANK=str(rank), **shared, **environment) for rank in ranks]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen[str]], timeout_s: float = 60.0) -> list[tuple[int, str, str]]:
     try:
-        results = [process.communicate(timeout=60) for process in processes]
+        results = [process.communicate(timeout=timeout_s) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -93,5 +93,5 @@ def test_two_gpus_over_nccl(script: str, tiny_data: Path, tmp_path: Path) -> Non
             str(tmp_path / "out"),
         ]
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1")
-    for code, _, errors in finish(launch(command, CUDA_VISIBLE_DEVICES=devices)):
+    for code, _, errors in finish(launch(command, CUDA_VISIBLE_DEVICES=devices), timeout_s=300.0):
         assert code == 0, errors
