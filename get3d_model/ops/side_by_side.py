@@ -18,20 +18,24 @@ from torch import Tensor
 
 from get3d_model.structures import tensors_of
 
-_recording = False
+_recording: str | None = None
 _taken = 0
 """Streams that parts being recorded have: parts within parts get others."""
 
 
 @contextmanager
-def recording_side_by_side() -> Iterator[None]:
-    """Parts have streams of their own inside the block; backward passes follow their forward passes."""
+def recording_side_by_side(lane: str = "main") -> Iterator[None]:
+    """Parts have streams of their own inside the block; backward passes follow their forward passes.
+
+    lane: recordings that may be replayed at the same time need different ones, since libraries keep a workspace for
+    every stream that they were recorded on.
+    """
     global _recording
-    _recording = True
+    _recording = lane
     try:
         yield
     finally:
-        _recording = False
+        _recording = None
 
 
 def side_by_side(parts: Sequence[Callable[[], Any]], shared: Sequence[Tensor]) -> list[Any]:
@@ -39,11 +43,11 @@ def side_by_side(parts: Sequence[Callable[[], Any]], shared: Sequence[Tensor]) -
 
     shared: every tensor that the parts read and that is neither a parameter nor made by them.
     """
-    if not _recording or not shared[0].is_cuda:
+    if _recording is None or not shared[0].is_cuda:
         return [part() for part in parts]
     device = shared[0].device
     main = torch.cuda.current_stream(device)
-    with _streams(device, len(parts) - 1) as others:
+    with _streams(device, _recording, len(parts) - 1) as others:
         for stream in others:
             stream.wait_stream(main)
             # The allocator must not hand their memory on while another stream may still read it, backwards included.
@@ -61,15 +65,15 @@ def side_by_side(parts: Sequence[Callable[[], Any]], shared: Sequence[Tensor]) -
 
 
 @contextmanager
-def _streams(device: torch.device, count: int) -> Iterator[list[torch.cuda.Stream]]:
+def _streams(device: torch.device, lane: str, count: int) -> Iterator[list[torch.cuda.Stream]]:
     global _taken
     first, _taken = _taken, _taken + count
     try:
-        yield [_stream(device, first + index) for index in range(count)]
+        yield [_stream(device, lane, first + index) for index in range(count)]
     finally:
         _taken = first
 
 
 @cache
-def _stream(device: torch.device, index: int) -> torch.cuda.Stream:
+def _stream(device: torch.device, lane: str, index: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)

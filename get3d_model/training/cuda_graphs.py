@@ -96,17 +96,38 @@ class _StartedFront:
 
 
 @dataclass
-class GraphRunner:
-    """The `Runner` of one CUDA device. side_by_side: independent parts of a recording run beside each other, which
-    is faster and takes more memory."""
+class _Lane:
+    """Memory and streams of recordings that are never replayed at the same time; those of two lanes may be.
 
-    side_by_side: bool = True
-    _fronts: dict[str, _Front] = field(default_factory=dict)
-    _recordings: dict[str, _Recording] = field(default_factory=dict)
-    # Between the two halves of a started part other parts run, so its memory is its own. The others are complete
-    # in themselves and run one after the other: they share theirs.
-    _front_pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
-    _shared_pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
+    Libraries keep a workspace for every stream that they were recorded on, so two lanes share no stream either.
+    """
+
+    name: str
+    side_by_side: bool
+    pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
+    stream: torch.cuda.Stream = field(default_factory=torch.cuda.Stream)
+
+    @contextmanager
+    def recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream), self.beside():
+            yield
+
+    def beside(self) -> AbstractContextManager[None]:
+        return recording_side_by_side(self.name) if self.side_by_side else nullcontext()
+
+
+class GraphRunner:
+    """The `Runner` of one CUDA device. Started parts may be replayed beside the other parts, but neither kind beside
+    its own."""
+
+    def __init__(self, side_by_side: bool = True) -> None:
+        """side_by_side: independent parts of a recording run beside each other, which is faster and takes more memory."""
+        self._fronts: dict[str, _Front] = {}
+        self._recordings: dict[str, _Recording] = {}
+        # Between the two halves of a started part other parts run, so its memory is its own. The others are complete
+        # in themselves and run one after the other: they share theirs.
+        self._front_lane = _Lane("fronts", side_by_side)
+        self._shared_lane = _Lane("shared", side_by_side)
 
     def start(
         self, name: str, function: Callable[..., T], inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
@@ -135,14 +156,6 @@ class GraphRunner:
         report = recording.replay(inputs)
         return recording.input_gradient, report
 
-    @contextmanager
-    def _recorded(self, graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
-        with torch.cuda.graph(graph, pool=pool), self._beside():
-            yield
-
-    def _beside(self) -> AbstractContextManager[None]:
-        return recording_side_by_side() if self.side_by_side else nullcontext()
-
     def _record_front(
         self, function: Callable[..., T], inputs: Sequence[Any], parameters: list[nn.Parameter]
     ) -> _Front:
@@ -155,12 +168,12 @@ class GraphRunner:
             made = differentiable(function(*static))
             torch.autograd.grad(made, parameters, [torch.zeros_like(m) for m in made], allow_unused=True)
 
-        _warm_up(run, self._beside)
+        _warm_up(run, self._front_lane.beside)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with self._recorded(forward, self._front_pool):
+        with self._front_lane.recording(forward):
             results = function(*static)
         gradients = [torch.zeros_like(item) if item.requires_grad else None for item in tensors_of(results)]
-        with self._recorded(backward, self._front_pool):
+        with self._front_lane.recording(backward):
             parameter_gradients = torch.autograd.grad(
                 differentiable(results),
                 parameters,
@@ -180,11 +193,11 @@ class GraphRunner:
             total.backward()
             return report
 
-        _warm_up(run, self._beside)
+        _warm_up(run, self._shared_lane.beside)
         for parameter in parameters:
             parameter.grad = None
         graph = torch.cuda.CUDAGraph()
-        with self._recorded(graph, self._shared_pool):
+        with self._shared_lane.recording(graph):
             report = run()
             values = _stack(report)
         gradients = [parameter.grad for parameter in parameters]
@@ -201,9 +214,9 @@ class GraphRunner:
             (gradient,) = torch.autograd.grad(total, first)
             return gradient, report
 
-        _warm_up(run, self._beside)
+        _warm_up(run, self._shared_lane.beside)
         graph = torch.cuda.CUDAGraph()
-        with self._recorded(graph, self._shared_pool):
+        with self._shared_lane.recording(graph):
             gradient, report = run()
             values = _stack(report)
         inputs = tuple(item.detach() if item is first else item for item in static)

@@ -28,6 +28,7 @@ from get3d_model.losses.flexicubes import crossing_distance_deviation, mean_squa
 from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
+from get3d_model.training.aside import Aside
 from get3d_model.training.runner import EagerRunner, Report, Runner, Started
 from get3d_model.transfer import to_device
 from get3d_model.types import Camera, GeneratorFields, GeneratorOutput
@@ -82,6 +83,7 @@ class Phases:
 
     class_share_K: how often generated shapes are of each class of a class-conditional model, on the CPU.
     runner: how the parts with fixed shapes run.
+    aside: where the discriminators' own phases run; join it before using their gradients or reports.
     """
 
     generator: Generator
@@ -92,11 +94,14 @@ class Phases:
     half_dtype: torch.dtype
     class_share_K: Tensor | None = None
     runner: Runner = field(default_factory=EagerRunner)
+    aside: Aside = field(default_factory=Aside)
 
     def generator_main(self, batch: int, random: torch.Generator) -> Report:
         """Gmain: non-saturating loss on both discriminators and the SDF regularisers."""
         fake = self.fake(batch, random)
         output = fake.output
+        # So far nothing needed the discriminators: their last update may have run beside all this.
+        self.aside.join()
         gradient_B4HW, report = self.runner.input_gradient(
             "generator loss", self._generator_loss, (fake.rgba_B4HW.detach(), fake.angles_B2, fake.class_B)
         )
@@ -160,7 +165,8 @@ class Phases:
             fake.rgba_B4HW, fake.angles_B2, fake.class_B, real_B4HW, self.condition(angles_B2), class_B
         )  # fmt: skip
         parameters = list(self.discriminator.parameters())
-        return self.runner.gradients("discriminator loss", self._discriminator_loss, inputs, parameters)
+        with self.aside.running(inputs):
+            return self.runner.gradients("discriminator loss", self._discriminator_loss, inputs, parameters)
 
     def _discriminator_loss(
         self,
@@ -194,7 +200,8 @@ class Phases:
     def discriminator_r1(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None = None) -> Report:
         """Dreg: lazy R1 on both discriminators, scaled by the interval."""
         inputs = (real_B4HW, self.condition(angles_B2), class_B)
-        return self.runner.gradients("R1", self._r1_loss, inputs, list(self.discriminator.parameters()))
+        with self.aside.running(inputs):
+            return self.runner.gradients("R1", self._r1_loss, inputs, list(self.discriminator.parameters()))
 
     def _r1_loss(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None) -> tuple[Tensor, Report]:
         images = real_B4HW.detach().requires_grad_(True)

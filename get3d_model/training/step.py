@@ -20,6 +20,7 @@ from get3d_model.generator import build_generator
 from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.select import make_rasterizer
+from get3d_model.training.aside import Aside
 from get3d_model.training.checkpoint import TrainedModules
 from get3d_model.training.distributed import World
 from get3d_model.training.ema import ema_beta, update_ema
@@ -37,12 +38,21 @@ class TrainingStep:
     world: World
     config: TrainingConfig
 
-    def step(self, real_B4HW: Tensor, angles_B2: Tensor, index: int, class_B: Tensor | None = None) -> Report:
+    def step(
+        self,
+        real_B4HW: Tensor,
+        angles_B2: Tensor,
+        index: int,
+        class_B: Tensor | None = None,
+        leave_open: bool = False,
+    ) -> Report:
         """Trains on one batch; returns scalars that are still on the device, so nothing waits for it.
 
         real_B4HW: RGB in [-1, 1] and silhouette in [0, 1]; angles_B2: radians, as `RenderedDataset` gives them.
         class_B: int64 classes of the images, for a class-conditional model.
         index: number of the step from 0. Everything random in it is a function of (seed, index, rank).
+        leave_open: the discriminators' part and the moving average may still run when the next step begins. Call
+        `finish` before reading the scalars, the weights or the optimizers' state.
         """
         config, modules, phases = self.config, self.modules, self.phases
         random = torch.Generator().manual_seed(step_seed(config.seed, index, self.world.rank))
@@ -53,24 +63,32 @@ class TrainingStep:
 
         modules.discriminator_optimizer.zero_grad(set_to_none=True)
         report |= phases.discriminator_main(real_B4HW, angles_B2, random, class_B)
-        discriminator = self._update(modules.discriminator_optimizer)
-
-        report["gradients/generator_norm"] = generator.norm
-        report["gradients/discriminator_norm"] = discriminator.norm
-        replaced = generator.replaced + discriminator.replaced
+        with phases.aside.running(generator):
+            discriminator = self._update(modules.discriminator_optimizer)
+            report["gradients/generator_norm"] = generator.norm
+            report["gradients/discriminator_norm"] = discriminator.norm
+            replaced = generator.replaced + discriminator.replaced
 
         if config.r1_gamma > 0 and index % config.r1_interval == 0:
             modules.discriminator_optimizer.zero_grad(set_to_none=True)
             report |= phases.discriminator_r1(real_B4HW, angles_B2, class_B)
-            r1 = self._update(modules.discriminator_optimizer)
-            report["gradients/r1_norm"] = r1.norm
-            replaced = replaced + r1.replaced
+            with phases.aside.running():
+                r1 = self._update(modules.discriminator_optimizer)
+                report["gradients/r1_norm"] = r1.norm
+                replaced = replaced + r1.replaced
         report["gradients/replaced_count"] = replaced
 
         images_seen = (index + 1) * config.batch_size
         beta = ema_beta(config.batch_size, config.ema_half_life_kimg, images_seen, config.ema_rampup)
-        update_ema(modules.generator_ema, modules.generator, beta)
+        with phases.aside.running():
+            update_ema(modules.generator_ema, modules.generator, beta)
+        if not leave_open:
+            self.finish()
         return report
+
+    def finish(self) -> None:
+        """What is issued from now on sees the whole of the last step. The host does not wait."""
+        self.phases.aside.join()
 
     @torch.no_grad()
     def synchronise(self) -> None:
@@ -142,7 +160,7 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device, training),
+        make_runner(device, training), Aside(device),
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 

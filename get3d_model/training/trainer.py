@@ -220,13 +220,16 @@ class Trainer:
                 real_B4HW, angles_B2, class_B = self._take(pending)
                 data_wait_s += time.monotonic() - waited
                 pending = pool.submit(self._read, self.step + 1)
-                reports.append(self.train.step(real_B4HW, angles_B2, index=self.step, class_B=class_B))
+                reports.append(self.train.step(real_B4HW, angles_B2, self.step, class_B, leave_open=True))
                 self.step += 1
                 self.images_seen += training.batch_size
                 last = self.images_seen >= total
                 stopping = vote(stop.number is not None)
                 saving = last or stopping or self.step % every["checkpoint"] == 0
-                if saving or self.step % every["log"] == 0:
+                logging = saving or self.step % every["log"] == 0
+                if logging or self.step % every["image"] == 0:
+                    self.train.finish()
+                if logging:
                     values = summarise(reports, self.world)
                     self._check_finite(values)
                     now = time.monotonic()

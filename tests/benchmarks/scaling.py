@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace, world: TimedWorld) -> dict[str, object]:
     angles_B2 = torch.rand(batch, 2, generator=random, device=world.device) + 0.5
 
     for index in range(1, 1 + args.warmup):
-        train.step(real_B4HW, angles_B2, index)
+        train.step(real_B4HW, angles_B2, index, leave_open=True)
     # The R1 phase too: it compiles what the others do not.
     train.step(real_B4HW, angles_B2, 0)
     clock.wait()
@@ -120,7 +120,8 @@ def measure(args: argparse.Namespace, world: TimedWorld) -> dict[str, object]:
     world.spans.clear()
     started = time.perf_counter()
     for index in range(args.steps):
-        train.step(real_B4HW, angles_B2, index)
+        train.step(real_B4HW, angles_B2, index, leave_open=True)
+    train.finish()
     clock.wait()
     mine_s = time.perf_counter() - started
     world.barrier("the end of the clock")

@@ -86,9 +86,8 @@ def main() -> None:
     real = torch.rand(batch, 4, resolution, resolution, generator=random, device=device) * 2 - 1
     angles = torch.rand(batch, 2, generator=random, device=device) + 0.5
 
-    train.step(real, angles, 0)
-    for index in range(1, 1 + args.warmup):
-        train.step(real, angles, index)
+    for index in range(1 + args.warmup):
+        train.step(real, angles, index, leave_open=True)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -96,7 +95,8 @@ def main() -> None:
     wait(device)
     started = time.perf_counter()
     for index in range(args.steps):
-        report = train.step(real, angles, index)
+        report = train.step(real, angles, index, leave_open=True)
+    train.finish()
     queued = time.perf_counter()
     wait(device)
     seconds = time.perf_counter() - started

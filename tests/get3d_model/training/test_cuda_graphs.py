@@ -30,13 +30,35 @@ def config(**model) -> Config:
     )  # fmt: skip
 
 
+def three_batches() -> tuple[torch.Tensor, torch.Tensor]:
+    real = torch.rand(3, 4, 4, 64, 64, generator=torch.Generator().manual_seed(1)).cuda()
+    return real, torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(2)).cuda()
+
+
+def test_open_steps_train_like_closed_ones():
+    """R1 at the first and third step, and a change of the weights that the next generator phase must see."""
+    pytest.importorskip("nvdiffrast")
+    real, angles = three_batches()
+    world = World(0, 1, torch.device("cuda"))
+    kinds = {}
+    for name, left_open in (("closed", False), ("again", False), ("open", True)):
+        train = build_training_step(config(), world, UniformOrbit())
+        reports = [train.step(real[i], angles[i], i, leave_open=left_open) for i in range(3)]
+        train.finish()
+        kinds[name] = [{key: float(value) for key, value in report.items()} for report in reports]
+    for step, closed in enumerate(kinds["closed"]):
+        for key, value in closed.items():
+            # Atomic additions are in another order in every run; a lost update is not of their size.
+            usual = abs(kinds["again"][step][key] - value)
+            assert abs(kinds["open"][step][key] - value) <= 10 * usual + 0.02 * abs(value) + 2e-3, (step, key)
+
+
 @pytest.mark.parametrize("isosurface", ["dmtet", "flexicubes"])
 @pytest.mark.parametrize("generator", ["unified", "separate"])
 def test_replayed_steps_equal_plain_ones(generator, isosurface):
     pytest.importorskip("nvdiffrast")
     world = World(0, 1, torch.device("cuda"))
-    real = torch.rand(3, 4, 4, 64, 64, generator=torch.Generator().manual_seed(1)).cuda()
-    angles = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(2)).cuda()
+    real, angles = three_batches()
     reports = []
     for plain in (False, True):
         train = build_training_step(config(generator=generator, isosurface=isosurface), world, UniformOrbit())

@@ -200,10 +200,17 @@ def test_divergence_is_one_line_and_exit_code_2(
 ) -> None:
     step = TrainingStep.step
 
-    def poisoned(self: TrainingStep, *batch: torch.Tensor, index: int, **options: torch.Tensor) -> Report:
+    def poisoned(
+        self: TrainingStep,
+        real: torch.Tensor,
+        angles: torch.Tensor,
+        index: int,
+        *rest: torch.Tensor,
+        **options: bool,
+    ) -> Report:
         if index == 1:
             next(self.modules.discriminator.parameters()).data.fill_(torch.inf)
-        return step(self, *batch, index=index, **options)
+        return step(self, real, angles, index, *rest, **options)
 
     monkeypatch.setattr(TrainingStep, "step", poisoned)
     params = write_params(tmp_path / "params.yaml", tiny_config(4))
