@@ -3,7 +3,7 @@
 A mapping network or a style is a product of a handful of rows with a weight of 512 x 512: the library takes as long to
 start as to compute, once for every product, scale, bias, activation, and for each of their gradients.
 
-Shape legend: R rows, I what is summed over, O outputs, T taps of a filter
+Shape legend: R rows, I what is summed over, O outputs
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_INPUTS = 1024
 ROWS, FEW_ROWS, OUTPUTS, INPUTS = 8, 4, 4, 128
 """Of a program of a product: its rows, where there are no more than the second number these, its outputs, and the inputs
 of one of its steps. Among the fastest of what was tried, for a transposed weight, too."""
-OUTER_ROWS, OUTER_OUTPUTS, OUTER_COLUMNS = 16, 16, 128
+OUTER_ROWS, OUTER_OUTPUTS, OUTER_INPUTS = 16, 16, 128
 
 
 def is_small(x_RI: Tensor) -> bool:
@@ -105,19 +105,14 @@ def times_weight(
 
 @triton.jit
 def _outer_kernel(
-    grad, gate, x, weight, out, sums, rows, outputs, columns, stride_g, stride_x, alpha, beta,
-    BEFORE: tl.constexpr, TAPS: tl.constexpr, SUMS: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_N: tl.constexpr,
+    grad, gate, x, out, sums, rows, outputs, inputs, stride_g, stride_x, alpha, beta,
+    BEFORE: tl.constexpr, SUMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """out ON = alpha * sum over R of before(grad RO) * x R(N // TAPS), and sums O = beta * that of before(grad); N columns.
-
-    TAPS: 0 for a weight of one tap; else x is squared, and the weight multiplies the result.
-    """
+    """out OI = alpha * sum over R of before(grad RO) * x RI, and sums O = beta * that of before(grad)."""
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_ok, n_ok = o < outputs, n < columns
-    column = n if TAPS == 0 else n // TAPS
-    total = tl.zeros((BLOCK_O, BLOCK_N), tl.float32)
+    i = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    o_ok, i_ok = o < outputs, i < inputs
+    total = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
     over_rows = tl.zeros((BLOCK_O,), tl.float32)
     for first in range(0, rows, BLOCK_R):
         r = first + tl.arange(0, BLOCK_R)
@@ -126,38 +121,24 @@ def _outer_kernel(
             grad, gate, r[None, :] * stride_g + o[:, None], r[None, :] * outputs + o[:, None],
             o_ok[:, None] & r_ok[None, :], BEFORE,
         )  # fmt: skip
-        right = tl.load(
-            x + r[:, None] * stride_x + column[None, :], mask=r_ok[:, None] & n_ok[None, :], other=0.0
-        )
-        if TAPS > 0:
-            right = right * right
+        right = tl.load(x + r[:, None] * stride_x + i[None, :], mask=r_ok[:, None] & i_ok[None, :], other=0.0)
         total = tl.dot(left, right, total, input_precision="ieee")
         over_rows += tl.sum(left, axis=1)
-    value = total * alpha
-    at = o[:, None] * columns + n[None, :]
-    ok = o_ok[:, None] & n_ok[None, :]
-    if TAPS > 0:
-        value *= tl.load(weight + at, mask=ok, other=0.0)
-    tl.store(out + at, value, mask=ok)
+    tl.store(out + o[:, None] * inputs + i[None, :], total * alpha, mask=o_ok[:, None] & i_ok[None, :])
     if SUMS:
         tl.store(sums + o, over_rows * beta, mask=o_ok & (tl.program_id(1) == 0))
 
 
 def outer_product(
-    grad_RO: Tensor, x_RI: Tensor, out: Tensor, before: str, alpha: float, gate_RO: Tensor | None = None,
-    sums_O: Tensor | None = None, beta: float = 0.0, weight: Tensor | None = None,
+    grad_RO: Tensor, x_RI: Tensor, out_OI: Tensor, before: str, alpha: float, gate_RO: Tensor | None = None,
+    sums_O: Tensor | None = None, beta: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """out, filled with alpha * before(grad)^T x; OI. sums_O: filled with beta times before(grad), summed over rows.
-
-    weight, of the shape OI... of `out`: the result is alpha * weight * (before(grad)^T x^2), for every tap.
-    """
+    """out_OI, filled with alpha * before(grad)^T x. sums_O: filled with beta times before(grad), summed over rows."""
     rows, outputs = grad_RO.shape
-    per_output = out.numel() // outputs
-    taps = 0 if weight is None else per_output // x_RI.shape[1]
-    _outer_kernel[(cdiv(outputs, OUTER_OUTPUTS), cdiv(per_output, OUTER_COLUMNS))](
-        grad_RO, gate_RO if gate_RO is not None else grad_RO, x_RI, weight if weight is not None else out, out,
-        sums_O if sums_O is not None else out, rows, outputs, per_output, grad_RO.stride(0), x_RI.stride(0), alpha, beta,
-        BEFORE=before, TAPS=taps, SUMS=sums_O is not None,
-        BLOCK_R=OUTER_ROWS, BLOCK_O=OUTER_OUTPUTS, BLOCK_N=OUTER_COLUMNS, num_warps=4,
+    inputs = x_RI.shape[1]
+    _outer_kernel[(cdiv(outputs, OUTER_OUTPUTS), cdiv(inputs, OUTER_INPUTS))](
+        grad_RO, gate_RO if gate_RO is not None else grad_RO, x_RI, out_OI, sums_O if sums_O is not None else out_OI,
+        rows, outputs, inputs, grad_RO.stride(0), x_RI.stride(0), alpha, beta, BEFORE=before, SUMS=sums_O is not None,
+        BLOCK_R=OUTER_ROWS, BLOCK_O=OUTER_OUTPUTS, BLOCK_I=OUTER_INPUTS, num_warps=4,
     )  # fmt: skip
-    return out
+    return out_OI
