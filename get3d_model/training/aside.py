@@ -1,8 +1,7 @@
 """Work on the device beside what is issued after it.
 
 The discriminators' phase and the generator of the next step need nothing of each other. One is made of a few large
-convolutions, the other of hundreds of small kernels that leave most of the device free; on two streams they share it,
-and averaging the discriminators' gradients over the ranks passes unnoticed.
+convolutions, the other of hundreds of small kernels that leave part of the device free: on two streams they share it.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ H W image size, K classes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.training.aside import Aside
-from get3d_model.training.runner import EagerRunner, Report, Runner, Started
+from get3d_model.training.runner import EagerRunner, Loss, Report, Runner, Started
 from get3d_model.transfer import to_device
 from get3d_model.types import Camera, GeneratorFields, GeneratorOutput
 
@@ -83,7 +84,9 @@ class Phases:
 
     class_share_K: how often generated shapes are of each class of a class-conditional model, on the CPU.
     runner: how the parts with fixed shapes run.
-    aside: where the discriminators' own phases run; join it before using their gradients or reports.
+    aside: where the discriminators' updates run, and with `discriminators_aside` their own phases: join it before
+    using their gradients, weights or reports. Of several ranks only the updates go there: the next generator phase
+    then hides the averaging of gradients, which would otherwise come after it.
     """
 
     generator: Generator
@@ -95,6 +98,7 @@ class Phases:
     class_share_K: Tensor | None = None
     runner: Runner = field(default_factory=EagerRunner)
     aside: Aside = field(default_factory=Aside)
+    discriminators_aside: bool = True
 
     def generator_main(self, batch: int, random: torch.Generator) -> Report:
         """Gmain: non-saturating loss on both discriminators and the SDF regularisers."""
@@ -164,9 +168,7 @@ class Phases:
         inputs = (
             fake.rgba_B4HW, fake.angles_B2, fake.class_B, real_B4HW, self.condition(angles_B2), class_B
         )  # fmt: skip
-        parameters = list(self.discriminator.parameters())
-        with self.aside.running(inputs):
-            return self.runner.gradients("discriminator loss", self._discriminator_loss, inputs, parameters)
+        return self._discriminator_gradients("discriminator loss", self._discriminator_loss, inputs)
 
     def _discriminator_loss(
         self,
@@ -200,8 +202,16 @@ class Phases:
     def discriminator_r1(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None = None) -> Report:
         """Dreg: lazy R1 on both discriminators, scaled by the interval."""
         inputs = (real_B4HW, self.condition(angles_B2), class_B)
-        with self.aside.running(inputs):
-            return self.runner.gradients("R1", self._r1_loss, inputs, list(self.discriminator.parameters()))
+        return self._discriminator_gradients("R1", self._r1_loss, inputs)
+
+    def _discriminator_gradients(self, name: str, loss: Loss, inputs: Sequence[Any]) -> Report:
+        parameters = list(self.discriminator.parameters())
+        if self.discriminators_aside:
+            with self.aside.running(inputs):
+                return self.runner.gradients(name, loss, inputs, parameters)
+        # An update before this phase may still be under way.
+        self.aside.join()
+        return self.runner.gradients(name, loss, inputs, parameters)
 
     def _r1_loss(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None) -> tuple[Tensor, Report]:
         images = real_B4HW.detach().requires_grad_(True)

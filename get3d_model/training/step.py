@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from get3d_model.cameras import CameraDistribution
 from get3d_model.config import Config, TrainingConfig
@@ -51,8 +51,8 @@ class TrainingStep:
         real_B4HW: RGB in [-1, 1] and silhouette in [0, 1]; angles_B2: radians, as `RenderedDataset` gives them.
         class_B: int64 classes of the images, for a class-conditional model.
         index: number of the step from 0. Everything random in it is a function of (seed, index, rank).
-        leave_open: the discriminators' part and the moving average may still run when the next step begins. Call
-        `finish` before reading the scalars, the weights or the optimizers' state.
+        leave_open: the discriminators' part (of several ranks, its update) and the moving average may still run when the
+        next step begins. Call `finish` before reading the scalars, the weights or the optimizers' state.
         """
         config, modules, phases = self.config, self.modules, self.phases
         random = torch.Generator().manual_seed(step_seed(config.seed, index, self.world.rank))
@@ -63,7 +63,7 @@ class TrainingStep:
 
         modules.discriminator_optimizer.zero_grad(set_to_none=True)
         report |= phases.discriminator_main(real_B4HW, angles_B2, random, class_B)
-        with phases.aside.running(generator):
+        with phases.aside.running(generator, gradients_of(modules.discriminator)):
             discriminator = self._update(modules.discriminator_optimizer)
             report["gradients/generator_norm"] = generator.norm
             report["gradients/discriminator_norm"] = discriminator.norm
@@ -72,7 +72,7 @@ class TrainingStep:
         if config.r1_gamma > 0 and index % config.r1_interval == 0:
             modules.discriminator_optimizer.zero_grad(set_to_none=True)
             report |= phases.discriminator_r1(real_B4HW, angles_B2, class_B)
-            with phases.aside.running():
+            with phases.aside.running(gradients_of(modules.discriminator)):
                 r1 = self._update(modules.discriminator_optimizer)
                 report["gradients/r1_norm"] = r1.norm
                 replaced = replaced + r1.replaced
@@ -160,7 +160,7 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device, training), Aside(device),
+        make_runner(device, training), Aside(device), discriminators_aside=world.size == 1,
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 
@@ -173,6 +173,10 @@ def make_runner(device: torch.device, training: TrainingConfig) -> Runner:
 
     # Who has activations made again is short of memory.
     return GraphRunner(side_by_side=not training.recompute_activations)
+
+
+def gradients_of(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
