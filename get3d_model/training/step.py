@@ -160,7 +160,7 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device, training), Aside(device), discriminators_aside=world.size == 1,
+        make_runner(device, training), make_aside(device, training), discriminators_aside=world.size == 1,
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 
@@ -173,6 +173,12 @@ def make_runner(device: torch.device, training: TrainingConfig) -> Runner:
 
     # Who has activations made again is short of memory.
     return GraphRunner(side_by_side=not training.recompute_activations)
+
+
+def make_aside(device: torch.device, training: TrainingConfig) -> Aside:
+    """A second stream where parts are recorded: there their memory is set apart anyway. Without recordings the allocator
+    would keep what the discriminators need beside what the generator needs, instead of one after the other."""
+    return Aside(device if training.cuda_graphs else None)
 
 
 def gradients_of(module: nn.Module) -> list[Tensor]:
