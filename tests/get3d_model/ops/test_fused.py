@@ -17,6 +17,12 @@ from get3d_model.ops.half_domain import HalfDomain
 from get3d_model.ops.modulated_conv import modulated_layer
 from get3d_model.ops.resample import add_upsampled, downsample_2x
 from get3d_model.rendering.select import make_rasterizer
+from tests.get3d_model.ops.compositions import compositions
+
+MODULES = (
+    "ops.activation", "ops.from_rgb", "ops.modulated_conv", "ops.resample", "ops.scaled_weight", "ops.triplane",
+    "rendering.tile_shading",
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,17 +39,11 @@ def full_precision():
     torch.backends.cudnn.allow_tf32 = before
 
 
-def both(function, monkeypatch):
+def both(function):
     """(fused result, composed result)."""
     fused = function()
-    with monkeypatch.context() as patch:
-        for module in (
-            "ops.activation", "ops.from_rgb", "ops.modulated_conv", "ops.resample", "ops.scaled_weight",
-            "ops.triplane", "rendering.tile_shading",
-        ):  # fmt: skip
-            patch.setattr(f"get3d_model.{module}.is_fused", lambda _: False)
-        composed = function()
-    return fused, composed
+    with compositions(MODULES):
+        return fused, function()
 
 
 def assert_close(fused, composed, tolerance=1e-5):
@@ -59,7 +59,7 @@ def test_dispatch_finds_triton():
 
 @pytest.mark.parametrize("clamp", [None, 0.8])
 @pytest.mark.parametrize("channels", [24, 512])
-def test_activated_low_pass_twice_differentiable(monkeypatch, clamp, channels):
+def test_activated_low_pass_twice_differentiable(clamp, channels):
     torch.manual_seed(0)
     x = torch.randn(2, channels, 18, 37, device="cuda", requires_grad=True)
     bias = torch.randn(channels, device="cuda", requires_grad=True)
@@ -71,13 +71,13 @@ def test_activated_low_pass_twice_differentiable(monkeypatch, clamp, channels):
         gx, gb = torch.autograd.grad(y, (x, bias), grad, create_graph=True)
         return y, gx, gb, torch.autograd.grad(gx, grad, probe)[0]
 
-    assert_close(*both(run, monkeypatch))
+    assert_close(*both(run))
 
 
 @pytest.mark.parametrize("kinds", [1, 3])
 @pytest.mark.parametrize("has_below", [True, False])
 @pytest.mark.parametrize("channels", [32, 512])
-def test_from_rgb_twice_differentiable(monkeypatch, kinds, has_below, channels):
+def test_from_rgb_twice_differentiable(kinds, has_below, channels):
     torch.manual_seed(0)
     image = torch.randn(3, kinds, 20, 24, device="cuda", requires_grad=True)
     weight = torch.randn(channels, kinds, device="cuda", requires_grad=True)
@@ -95,11 +95,11 @@ def test_from_rgb_twice_differentiable(monkeypatch, kinds, has_below, channels):
         second = torch.autograd.grad(outer, (grad, weight), probes[: len(outer)])
         return (y, *first, *second)
 
-    assert_close(*both(run, monkeypatch), tolerance=3e-5)
+    assert_close(*both(run), tolerance=3e-5)
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_modulated_layer(monkeypatch, up):
+def test_modulated_layer(up):
     torch.manual_seed(0)
     size = 32 if up else 16
     inputs = [
@@ -117,11 +117,11 @@ def test_modulated_layer(monkeypatch, up):
         y = modulated_layer(x, weight, style, noise, strength, bias, up=up, clamp=4.0)
         return (y, *torch.autograd.grad(y, (x, weight, style, strength, bias), grad))
 
-    assert_close(*both(run, monkeypatch), tolerance=1e-4)
+    assert_close(*both(run), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("has_skip", [True, False])
-def test_skip_connection(monkeypatch, has_skip):
+def test_skip_connection(has_skip):
     torch.manual_seed(0)
     x, bias = torch.randn(2, 96, 16, 16, device="cuda"), torch.randn(96, device="cuda")
     skip = torch.randn(2, 96, 8, 8, device="cuda") if has_skip else None
@@ -132,10 +132,10 @@ def test_skip_connection(monkeypatch, has_skip):
         y = add_upsampled(skip, x, bias, clamp=1.0)
         return (y, *torch.autograd.grad(y, inputs, grad))
 
-    assert_close(*both(run, monkeypatch))
+    assert_close(*both(run))
 
 
-def test_halving_twice_differentiable(monkeypatch):
+def test_halving_twice_differentiable():
     image = torch.randn(2, 4, 32, 48, device="cuda", requires_grad=True)
     grad = torch.randn(2, 4, 16, 24, device="cuda", requires_grad=True)
 
@@ -144,7 +144,7 @@ def test_halving_twice_differentiable(monkeypatch):
         (g,) = torch.autograd.grad(y, image, grad, create_graph=True)
         return y, g, torch.autograd.grad(g, grad, image.detach())[0]
 
-    assert_close(*both(run, monkeypatch))
+    assert_close(*both(run))
 
 
 def small_config() -> ModelConfig:
@@ -156,7 +156,7 @@ def small_config() -> ModelConfig:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_r1_through_the_whole_discriminator(monkeypatch, recompute):
+def test_r1_through_the_whole_discriminator(recompute):
     torch.manual_seed(0)
     discriminator = Discriminator(64, 1024, 64, recompute_activations=recompute).cuda()
     images = torch.randn(4, 4, 64, 64, device="cuda", requires_grad=True)
@@ -168,11 +168,11 @@ def test_r1_through_the_whole_discriminator(monkeypatch, recompute):
         penalty.backward()
         return [penalty.detach()] + [p.grad.clone() for p in discriminator.parameters() if p.grad is not None]
 
-    assert_close(*both(run, monkeypatch), tolerance=1e-3)
+    assert_close(*both(run), tolerance=1e-3)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_whole_generator(monkeypatch, mirror):
+def test_whole_generator(mirror):
     """Texture by tiles and fields on lattices inside the generator. TF32 products in the kernels: 2e-3."""
     pytest.importorskip("nvdiffrast")
     import dataclasses
@@ -194,7 +194,7 @@ def test_whole_generator(monkeypatch, mirror):
         gradients = [p.grad.clone() for p in generator.parameters() if p.grad is not None]
         return [output.geometry.sdf_BN, output.geometry.deform_BN3, *gradients]
 
-    fused, composed = both(run, monkeypatch)
+    fused, composed = both(run)
     assert_close(fused[:2], composed[:2], tolerance=1e-4)
     norm = torch.stack([g.square().sum() for g in composed[2:]]).sum().sqrt()
     difference = torch.stack(
@@ -218,7 +218,7 @@ def test_convolution_second_derivative_matches_pytorch():
 
 
 @pytest.mark.parametrize(("hidden", "outputs"), [(3, 1), (2, 3), (1, 21)])
-def test_wide_mlp_with_gradients(monkeypatch, hidden, outputs):
+def test_wide_mlp_with_gradients(hidden, outputs):
     """Half precision against the composition in float32, and the composition in half precision is no closer."""
     torch.manual_seed(0)
     layers = wide_layers(10, 256, hidden, outputs, 16).cuda()
@@ -242,8 +242,7 @@ def test_wide_mlp_with_gradients(monkeypatch, hidden, outputs):
         return [out.detach(), *gradients, w.grad, *(p.grad.clone() for p in layers.parameters())]
 
     ours, exact = run(torch.float16), run(torch.float32)
-    with monkeypatch.context() as patch:
-        patch.setattr("get3d_model.networks.wide_mlp.is_fused", lambda _: False)
+    with compositions(["networks.wide_mlp"]):
         composed = run(torch.float16)
     for name, a, b, c in zip(range(len(ours)), ours, exact, composed, strict=True):
         scale = b.abs().max() + 1e-12

@@ -17,6 +17,7 @@ from get3d_model.ops.modulated_conv3d import modulated_conv3d
 from get3d_model.ops.scaled_weight import scaled_weight
 from get3d_model.rendering.surface import clip_positions
 from get3d_model.types import PackedMeshes
+from tests.get3d_model.ops.compositions import compositions
 
 MODULES = (
     "ops.finite", "ops.linear", "ops.modulated_conv", "ops.modulated_conv3d", "ops.scaled_weight", "rendering.surface",
@@ -28,10 +29,8 @@ pytestmark = [
 ]
 
 
-def composed(function: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    with monkeypatch.context() as patch:
-        for module in MODULES:
-            patch.setattr(f"get3d_model.{module}.is_fused", lambda _: False)
+def composed(function: Callable[[], list[Tensor]]) -> list[Tensor]:
+    with compositions(MODULES):
         return function()
 
 
@@ -43,7 +42,10 @@ def assert_close(ours: list[Tensor], reference: list[Tensor], tolerance: float =
 @pytest.mark.parametrize("rows, inputs, outputs", [(4, 512, 512), (8, 70, 37), (29, 1024, 96)])
 @pytest.mark.parametrize("activate", [False, True])
 def test_linear_layer_with_both_derivatives(
-    rows: int, inputs: int, outputs: int, activate: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int,
+    inputs: int,
+    outputs: int,
+    activate: bool,
 ) -> None:
     torch.manual_seed(0)
     # A slice of all layers' styles, as the affine layers get it.
@@ -60,11 +62,11 @@ def test_linear_layer_with_both_derivatives(
         second = torch.autograd.grad(sum(g.square().sum() for g in again), [x, weight])
         return [out.detach(), *first, *(g.detach() for g in again), *second]
 
-    assert_close(run(), composed(run, monkeypatch))
+    assert_close(run(), composed(run))
 
 
 @pytest.mark.parametrize("shape", [(512, 512, 3, 3), (64, 48, 3, 3, 3), (40, 72)])
-def test_demodulation_with_its_gradients(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demodulation_with_its_gradients(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     weight = torch.randn(shape, device="cuda", requires_grad=True)
     style = torch.randn(9, shape[1], device="cuda", requires_grad=True)
@@ -74,12 +76,13 @@ def test_demodulation_with_its_gradients(shape: tuple[int, ...], monkeypatch: py
         scale = demodulation(weight, style, 0.4)
         return [scale.detach(), *torch.autograd.grad(scale, [weight, style], grad)]
 
-    assert_close(run(), composed(run, monkeypatch))
+    assert_close(run(), composed(run))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 0.03)])
 def test_modulated_volume_layer_with_its_gradients(
-    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     """In float16 a value near zero may get the other slope, so gradients are compared by their norms."""
     torch.manual_seed(0)
@@ -99,7 +102,7 @@ def test_modulated_volume_layer_with_its_gradients(
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        ours, reference = run(), composed(run, monkeypatch)
+        ours, reference = run(), composed(run)
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
     for mine, theirs in zip(ours, reference, strict=True):
@@ -109,7 +112,8 @@ def test_modulated_volume_layer_with_its_gradients(
 @pytest.mark.parametrize("shape", [(96, 130, 3, 3), (32, 3, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_change_layout_exactly(
-    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
 ) -> None:
     weight = torch.randn(shape, device="cuda", requires_grad=True)
     grad = torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last)
@@ -118,7 +122,7 @@ def test_weights_change_layout_exactly(
         out = scaled_weight(weight, 0.3, dtype)
         return [out.detach(), *torch.autograd.grad(out, weight, grad)]
 
-    ours, reference = run(), composed(run, monkeypatch)
+    ours, reference = run(), composed(run)
     assert ours[0].is_contiguous(memory_format=torch.channels_last) and ours[1].is_contiguous()
     assert torch.equal(ours[0], reference[0])
     # The composition rounds the product to the gradient's type before it converts.
@@ -126,7 +130,7 @@ def test_weights_change_layout_exactly(
 
 
 @pytest.mark.parametrize("counts", [[5, 0, 3000, 0], [0, 0, 7], [900]])
-def test_clip_positions_with_their_gradients(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_positions_with_their_gradients(counts: list[int]) -> None:
     count = torch.tensor(counts, dtype=torch.int32)
     ranges = torch.stack([count.cumsum(0, dtype=torch.int32) - count, count], dim=1)
     camera = UniformOrbit().sample(len(counts), torch.Generator().manual_seed(0))
@@ -138,10 +142,10 @@ def test_clip_positions_with_their_gradients(counts: list[int], monkeypatch: pyt
         clip = clip_positions(PackedMeshes(vertices, faces, ranges, ranges), camera)
         return [clip.detach(), *torch.autograd.grad(clip, vertices, grad)]
 
-    assert_close(run(), composed(run, monkeypatch), 2e-6)
+    assert_close(run(), composed(run), 2e-6)
 
 
-def test_gradients_made_finite_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_made_finite_in_place() -> None:
     torch.manual_seed(0)
     sizes = (1, 4096, 4097, 100_003)
     values = [torch.randn(size) for size in sizes]
@@ -149,7 +153,7 @@ def test_gradients_made_finite_in_place(monkeypatch: pytest.MonkeyPatch) -> None
     ours = [value.cuda() for value in values]
     theirs = [value.cuda() for value in values]
     norm, replaced = make_finite(ours)
-    expected_norm, expected = composed(lambda: list(make_finite(theirs)), monkeypatch)
+    expected_norm, expected = composed(lambda: list(make_finite(theirs)))
     assert int(replaced) == int(expected) == 3
     assert float(norm) == pytest.approx(float(expected_norm), rel=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
