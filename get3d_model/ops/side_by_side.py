@@ -69,11 +69,13 @@ def _streams(device: torch.device, lane: str, count: int) -> Iterator[list[torch
     global _taken
     first, _taken = _taken, _taken + count
     try:
-        yield [_stream(device, lane, first + index) for index in range(count)]
+        yield [lane_stream(device, lane, first + index) for index in range(count)]
     finally:
         _taken = first
 
 
 @cache
-def _stream(device: torch.device, lane: str, index: int) -> torch.cuda.Stream:
+def lane_stream(device: torch.device, lane: str, index: int) -> torch.cuda.Stream:
+    """The same one for as long as the process lives: PyTorch has 32 of them and then begins again, so that streams made
+    anew for every recording would one day be shared by two lanes."""
     return torch.cuda.Stream(device)

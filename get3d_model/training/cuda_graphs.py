@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from get3d_model.ops.side_by_side import recording_side_by_side
+from get3d_model.ops.side_by_side import lane_stream, recording_side_by_side
 from get3d_model.structures import map_tensors, tensors_of
 from get3d_model.training.runner import Loss, Report, Started, leaf_of
 
 T = TypeVar("T")
+RECORDER = -1
+"""Index of the stream that a lane is recorded on; its parts have those from 0 on."""
 
 
 def _copy_into(static: Sequence[Any], given: Sequence[Any]) -> None:
@@ -105,11 +107,11 @@ class _Lane:
     name: str
     side_by_side: bool
     pool: Any = field(default_factory=torch.cuda.graph_pool_handle)
-    stream: torch.cuda.Stream = field(default_factory=torch.cuda.Stream)
 
     @contextmanager
     def recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream), self.beside():
+        stream = lane_stream(torch.device("cuda", torch.cuda.current_device()), self.name, RECORDER)
+        with torch.cuda.graph(graph, pool=self.pool, stream=stream), self.beside():
             yield
 
     def beside(self) -> AbstractContextManager[None]:
