@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
             stack.enter_context(store.lock())
             rollout = Rollout(served, replicas, args.keep, lambda text: print(text, flush=True))
             report = rollout.roll_back() if export is None else rollout.deploy(export)
-        except InputError as error:
+        except (InputError, OSError) as error:
             current = None if args.rollback else _current(served)
             write_json_atomic(
                 args.out / REPORT_FILE, Report(ROLLED_BACK, current, current, str(error)).to_json()
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 def _current(served: ServedRepository) -> int | None:
     try:
         return served.snapshot().current
-    except InputError:
+    except (InputError, OSError):
         return None
 
 

@@ -159,7 +159,12 @@ class Rollout:
         report = Report(ROLLED_BACK, target, now.current, ASKED_FOR, replicas=self.reports)
         kept = [version for version in now.served if version <= target]
         try:
-            self._switch(kept, target, self.served.reference(target), prune=False)
+            reference = self.served.reference(target)
+            self.served.serve(kept)
+            # All at a time, each to its end: a replica that is away keeps the others from nothing.
+            failures = [e for e in self._on_all(lambda r: self._switch_one(r, target, reference)) if e]
+            if failures:
+                raise failures[0]
         except FAILURES as error:
             report.reason = f"{ASKED_FOR}, but not every replica followed: {error}"
         # What not every replica did is done by the next run.
@@ -212,27 +217,40 @@ class Rollout:
         finally:
             self._clear_candidate(quiet=True)
 
-    def _switch(self, kept: list[int], number: int, reference: Reference, prune: bool = True) -> list[int]:
-        """Has every replica serve `kept`, of which `number` is the newest, and tests it where clients find it."""
-        leaving = {replica.url: self._leaving(replica, kept) for replica in self.replicas} if prune else {}
+    def _switch(self, kept: list[int], number: int, reference: Reference) -> list[int]:
+        """Has every replica in turn serve `kept`, of which `number` is the newest, and tests it where clients find it.
+
+        Raises the first failure. Returns the older versions that it removed.
+        """
+        leaving = {replica.url: self._leaving(replica, kept) for replica in self.replicas}
         self.served.serve(kept)
         for replica in self.replicas:
-            report = self.reports[replica.url]
-            try:
-                start = time.monotonic()
-                replica.load(MODEL_NAME)
-                report.load_s = round(time.monotonic() - start, 3)
-                self._sample(replica, MODEL_NAME, None, reference, number)
-            except FAILURES as error:
-                report.state, report.error = "failed", str(error)
-                raise
-            report.state, report.error = "serving", None
-            self.say(f"{replica.url} serves version {number}")
-        if not prune:
+            error = self._switch_one(replica, number, reference)
+            if error is not None:
+                raise error
+        try:
+            for replica in self.replicas:
+                replica.wait_until_gone(MODEL_NAME, leaving[replica.url], DRAIN_TIMEOUT_S)
+            return self.served.prune(kept)
+        except (*FAILURES, OSError) as error:
+            # No reason to go back: the version answers everywhere, and what went already may be what we would go to.
+            self.say(f"older versions may stay until the next deployment: {error}")
             return []
-        for replica in self.replicas:
-            replica.wait_until_gone(MODEL_NAME, leaving[replica.url], DRAIN_TIMEOUT_S)
-        return self.served.prune(kept)
+
+    def _switch_one(self, replica: Replica, number: int, reference: Reference) -> Exception | None:
+        """Has one replica read the configuration, and tests `number` where clients find it. Returns what failed."""
+        report = self.reports[replica.url]
+        try:
+            start = time.monotonic()
+            replica.load(MODEL_NAME)
+            report.load_s = round(time.monotonic() - start, 3)
+            self._sample(replica, MODEL_NAME, None, reference, number)
+        except FAILURES as error:
+            report.state, report.error = "failed", str(error)
+            return error
+        report.state, report.error = "serving", None
+        self.say(f"{replica.url} serves version {number}")
+        return None
 
     def _leaving(self, replica: Replica, kept: list[int]) -> list[int]:
         """The loaded versions that are not kept."""
@@ -270,7 +288,8 @@ class Rollout:
             report.previous_version = before.current
         if self.served.snapshot().served != kept:
             self.served.serve(kept)
-            unrestored = [replica.url for replica in self.replicas if not self._restore(replica, bool(kept))]
+            restored = self._on_all(lambda replica: self._restore(replica, bool(kept)))
+            unrestored = [r.url for r, back in zip(self.replicas, restored, strict=True) if not back]
             if unrestored:
                 report.reason = f"{reason}; not restored, restart: {', '.join(unrestored)}"
         if number is not None:

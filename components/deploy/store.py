@@ -130,10 +130,17 @@ class FolderStore:
         staged = path.with_name(f"{UPLOAD_PREFIX}{path.name}")
         shutil.rmtree(staged, ignore_errors=True)
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, staged, copy_function=_link if link else _copy, ignore=ignore)
-        for folder, _, _ in os.walk(staged):
-            os.chmod(folder, 0o755)
-        os.rename(staged, path)
+        try:
+            shutil.copytree(source, staged, copy_function=_link if link else _copy, ignore=ignore)
+            for folder, _, _ in os.walk(staged):
+                os.chmod(folder, 0o755)
+            os.rename(staged, path)
+        except shutil.Error as error:
+            # It collects one reason per file, each a text; the first says what is wrong.
+            raise InputError(f"{path}: cannot be written ({error.args[0][0][2]})") from None
+        finally:
+            # After a failure; half an upload would keep a full disk full.
+            shutil.rmtree(staged, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
         """Of processes that were killed; called with the lock held."""
