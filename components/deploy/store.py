@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from get3d_model.data.remote import is_store_error
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 from serving.repository import CARD_FILE
@@ -276,9 +277,11 @@ class ObjectStore:
             yield
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except Exception as error:
+            if isinstance(error, InputError) or not is_store_error(error):
+                raise
             raise InputError(
-                f"{self.location}: {error}; check the address, the credentials and the space"
+                f"{self.location}: {' '.join(str(error).split())}; check the address, the credentials and the space"
             ) from None
 
 

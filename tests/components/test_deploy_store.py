@@ -156,6 +156,28 @@ def test_trouble_with_the_store_is_one_line(tmp_path: Path) -> None:
         ServedRepository(FolderStore(tmp_path)).pending()
 
 
+@pytest.mark.parametrize("trouble", ["no credentials", "no server"])
+def test_an_object_store_that_cannot_be_used_is_one_line(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of the driver's library that are no OSError."""
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    if trouble == "no server":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    store = ObjectStore("s3://models/x")
+    with pytest.raises(InputError, match=r"^s3://models/x: .*; check the address, the credentials") as caught:
+        store.read("get3d/config.pbtxt")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", "[1]", '{"history": 3}', '{"pending": {"x": 3}}', '{"last_version": "a"}']
 )
