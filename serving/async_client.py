@@ -23,7 +23,15 @@ from serving.client import (
     request_inputs,
 )
 from serving.codec import MODEL_NAME, SampleRequest, SampleResponse, decode_responses, requested_outputs
-from serving.connection import Attempts, Connection, Refusals, Tls, check_timeout, translated
+from serving.connection import (
+    Attempts,
+    Connection,
+    Refusals,
+    ServiceError,
+    Tls,
+    check_timeout,
+    translated,
+)
 
 
 class AsyncGet3DClient:
@@ -163,6 +171,14 @@ class AsyncGet3DClient:
                         headers=self._headers,
                         parameters=parameters,
                     )
+            except asyncio.CancelledError:
+                if asyncio.current_task().cancelling():
+                    raise
+                # Nobody cancelled us: gRPC cancels its calls when their client is closed. The caller's task must not
+                # look cancelled by that.
+                raise ServiceError(
+                    f"{self.url}: the client was closed while it waited for an answer", "CANCELLED"
+                ) from None
             except InferenceServerException as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None:

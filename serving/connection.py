@@ -79,7 +79,10 @@ class Tls:
 
 @dataclass(frozen=True)
 class Connection:
-    """A gRPC endpoint "host:port", and what it asks for. Raises InputError for an address that is none."""
+    """A gRPC endpoint "host:port", and what it asks for. token: the spaces and line ends around it do not count.
+
+    Raises InputError for an address that is none, and a token that no header can carry.
+    """
 
     url: str
     tls: Tls | None = None
@@ -91,6 +94,11 @@ class Connection:
             raise InputError(
                 f"server url {self.url!r} must be host:port of the gRPC endpoint, for instance {DEFAULT_URL}"
             )
+        if self.token is not None:
+            # As a file has it that ends with a line end. gRPC would fail at every call, and not say why.
+            object.__setattr__(self, "token", self.token.strip())
+            if not re.fullmatch(r"[!-~]+", self.token):
+                raise InputError("the token is empty, or has characters that no header can carry; check it")
 
     @property
     def headers(self) -> dict[str, str]:

@@ -114,6 +114,22 @@ def test_a_cancelled_call_ends_at_once(url: str) -> None:
     assert run(ask()) < 1.0
 
 
+def test_closing_the_client_ends_its_calls_and_does_not_cancel_the_caller(url: str) -> None:
+    async def ask() -> None:
+        client = AsyncGet3DClient(url, timeout_s=20.0)
+        await client.wait_until_ready()
+        waiting = asyncio.create_task(client.sample(SampleRequest(0)))
+        streaming = asyncio.create_task(anext(client.sample_many(requests(8), 8)))
+        await asyncio.sleep(0.01)
+        await client.close()
+        for task in (waiting, streaming):
+            with pytest.raises(ServiceError, match="the client was closed") as caught:
+                await task
+            assert caught.value.status == "CANCELLED" and not task.cancelled()
+
+    run(ask())
+
+
 def test_example_for_trimesh(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example script, as a user runs it."""
     import runpy

@@ -16,7 +16,7 @@ from serving import probe
 from serving.async_client import AsyncGet3DClient
 from serving.client import Get3DClient, ServiceError
 from serving.codec import SampleMetadata, SampleRequest, SampleResponse, encode_responses
-from serving.connection import Attempts
+from serving.connection import Attempts, Connection
 from serving.tensors import REFUSALS
 
 
@@ -122,6 +122,16 @@ def test_an_unreachable_server(closed_port: int, capsys: pytest.CaptureFixture[s
 def test_bad_urls_are_named(url: str) -> None:
     with pytest.raises(InputError, match="host:port of the gRPC endpoint"):
         Get3DClient(url)
+
+
+def test_a_token_comes_as_its_file_has_it_or_is_refused() -> None:
+    """Not at the first call, by gRPC, which says no more than "Invalid metadata"."""
+    assert Connection("localhost:8001", token="secret\r\n") == Connection("localhost:8001", token="secret")
+    for token in ("", "\n", "two\nlines", "tökén", "with space"):
+        with pytest.raises(
+            InputError, match="the token is empty, or has characters that no header can carry"
+        ):
+            Get3DClient("localhost:8001", token=token)
 
 
 @pytest.mark.parametrize(
