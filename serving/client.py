@@ -45,7 +45,7 @@ class Get3DClient:
     """Samples meshes from a server at `url` ("host:port" of its gRPC endpoint, or a whole Connection).
 
     timeout_s: the deadline of one sample, retries included; when it passes, the server drops the request.
-    A server that is busy or restarting (UNAVAILABLE) is asked again with growing pauses until then; nothing else is.
+    A server that is busy, restarting or draining is asked again with growing pauses until then; nothing else is.
     token, tls: what a protected server asks for (docs/serving.md).
     """
 

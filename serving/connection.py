@@ -41,6 +41,8 @@ RECONNECT_MS = (100, 2000)
 
 FULL_QUEUE = "maximum queue size"
 """Triton's words where a request finds the queue full; the model works, or the queue would time out."""
+_NO_VERSIONS = "has no available versions"
+"""Triton's words, with NOT_FOUND, while it unloads the model before it ends. A model that it never had "is not found"."""
 # What Triton answers with UNAVAILABLE, though asking again cannot help.
 _REFUSED = "protocol is restricted"
 _LOAD_FAILED = "load failed for model"
@@ -135,8 +137,8 @@ class Connection:
 class Attempts:
     """The attempts of one call: how long the next may take, and the pause before it.
 
-    Only UNAVAILABLE is tried again (the server is busy, restarting or draining, and did not begin), with pauses that
-    grow and are jittered, so that clients that were refused together do not come back together.
+    Only what `is_away` says is tried again, with pauses that grow and are jittered, so that clients that were refused
+    together do not come back together.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -153,7 +155,7 @@ class Attempts:
         pause_s = self._backoff_s * random.uniform(0.5, 1.0)
         text = str(error)
         if (
-            status_of(error) != "UNAVAILABLE"
+            not is_away(error)
             or _REFUSED in text
             or _LOAD_FAILED in text
             or _UNTRUSTED.search(text)
@@ -179,7 +181,7 @@ class Refusals:
         try:
             yield {REFUSALS: count} if count else None
         except InferenceServerException as error:
-            if status_of(error) == "UNAVAILABLE":
+            if is_away(error):
                 with self._lock:
                     self._count += count + (FULL_QUEUE in str(error).lower())
             raise
@@ -202,6 +204,17 @@ def call_with_retries(call: Callable[[float], Any], timeout_s: float) -> Any:
             if pause_s is None:
                 raise
             time.sleep(pause_s)
+
+
+def is_away(error: InferenceServerException) -> bool:
+    """Whether the server is busy, restarting or draining, and has not worked on the call, or will not answer it."""
+    status, text = status_of(error), error.message() or ""
+    return (
+        status == "UNAVAILABLE"
+        or (status == "NOT_FOUND" and _NO_VERSIONS in text)
+        # gRPC's own, of a call that a server which ends lets go. The model says why it stops one.
+        or (status == "CANCELLED" and text == "CANCELLED")
+    )
 
 
 def status_of(error: InferenceServerException) -> str:

@@ -63,6 +63,35 @@ def test_a_busy_server_is_asked_again() -> None:
     assert transport.calls == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "calls"),
+    [
+        ("Request for unknown model: 'get3d' has no available versions", "NOT_FOUND", 3),
+        ("CANCELLED", "CANCELLED", 3),
+        ("Request for unknown model: 'get3d' is not found", "NOT_FOUND", 1),
+        ("took longer than the limit of 60 s", "CANCELLED", 1),
+    ],
+)
+def test_a_server_that_ends_is_asked_again(text: str, status: str, calls: int) -> None:
+    """It was told to; another one will be there. What it says of a model that it never had, or a request, is final."""
+    client, transport = scripted([])
+    errors = [InferenceServerException(text, f"StatusCode.{status}")] * 2
+    answer, made = transport.infer, []
+
+    def infer(*arguments: object, **options: object) -> ScriptedTransport:
+        made.append(options["client_timeout"])
+        if errors:
+            raise errors.pop()
+        return answer()
+
+    transport.infer = infer
+    try:
+        assert client.sample(SampleRequest(1)).mesh == b"x" and calls == 3
+    except (InputError, ServiceError):
+        assert calls == 1
+    assert len(made) == calls
+
+
 def test_it_gives_up_at_the_deadline() -> None:
     client, transport = scripted(["UNAVAILABLE"] * 1000, timeout_s=0.4)
     with pytest.raises(ServiceError, match=r"not reachable or too busy .*gave up after 0\.4 s") as caught:
