@@ -127,13 +127,13 @@ def export(
             _check_same_mesh(source, staged)
             sampler = StableSampler.load(staged)
             sampler.programs, checks = programs.write_programs(sampler.generator, staged, onnx)
+            _write_reference(sampler, staged, serving.truncation_psi, serving.texture_resolution)
+            if drift_samples:
+                write_drift(staged, sample_reference(sampler, drift_samples, serving.truncation_psi))
             card = replace(
                 card, files=file_hashes(staged), parameters=_parameters(sampler.generator), checks=checks
             )
             write_json_atomic(staged / CARD_FILE, card.to_json())
-            _write_reference(sampler, staged, serving.truncation_psi, serving.texture_resolution)
-            if drift_samples:
-                write_drift(staged, sample_reference(sampler, drift_samples, serving.truncation_psi))
         text = render_config(serving.max_batch_size, limits, serving.instances, serving.device)
         write_bytes_atomic(model_folder / CONFIG_FILE, text.encode())
         if not exists:
