@@ -82,6 +82,9 @@ def text(name: str, value: Any) -> str:
         raise InputError(f"{name} {_shown(value)} is not text in UTF-8") from None
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
         raise InputError(f"{name} must be a text of 1 to {MAX_TEXT} characters, not {_shown(value)}")
+    # Half of a character, as JSON can name one alone, cannot be sent.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{name} {_shown(value)} is not text in UTF-8")
     return value
 
 

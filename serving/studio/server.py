@@ -154,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         """The whole body, so that the connection can go on after an error."""
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY_BYTES:
+        # Python refuses to read a number of thousands of digits at all.
+        if not (length.isascii() and length.isdigit()) or len(length) > 20 or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             raise _Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has 0 to {MAX_BODY_BYTES} bytes of JSON"

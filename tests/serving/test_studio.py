@@ -144,6 +144,7 @@ def test_sampling(running: StudioServer, client: FakeClient) -> None:
         (b'{"seed": [1, 2]}', "say by weights how to mix them"),
         (b'{"seed": 1, "truncation_psi": NaN}', "out of range"),
         (b'{"seed": 1, "texture_resolution": 100}', "power of two"),
+        (b'{"seed": 1, "class_name": "\\ud800"}', "class '\\ud800' is not text"),
     ],
 )
 def test_bad_requests(running: StudioServer, client: FakeClient, body: bytes, reason: str) -> None:
@@ -156,7 +157,7 @@ def test_refused_before_it_is_read(running: StudioServer, client: FakeClient) ->
     good = b'{"seed": 1}'
     too_long = ask(running, "/api/sample", b" " * (MAX_BODY_BYTES + 1))
     assert too_long[0] == 413
-    for length in ("-1", "x", "٣"):
+    for length in ("-1", "x", "٣", "9" * 5000):
         headers = {**JSON, "Content-Length": length.encode().decode("latin-1")}
         assert ask(running, "/api/sample", good, headers)[0] == 413
     # What a form of another site can send.
