@@ -17,6 +17,15 @@ from get3d_model.errors import InputError
 from get3d_model.files import clear_disk_errors
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where they say something: not of flags, and not where nothing is given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # A flag with action="store_false" has the default True, which reads as if the flag were given.
+        silent = action.nargs == 0 or action.default in (None, "", [])
+        return action.help if silent else super()._get_help_string(action)
+
+
 def exit_code(name: str, error: InputError | KeyboardInterrupt) -> int:
     """Says in one line, on standard error, why the command `name` ends. Returns the exit code."""
     code, message = 2, str(error)

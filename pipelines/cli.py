@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from get3d_model.entry_point import disk_errors, exit_code
+from get3d_model.entry_point import HelpFormatter, disk_errors, exit_code
 from get3d_model.errors import InputError
 from monitoring.steps import timed
 
@@ -60,13 +60,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there are any."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The whole parser; only `command`'s own arguments are filled in, because that imports its module."""
     parser = argparse.ArgumentParser(
@@ -75,7 +68,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(
-            name, help=summary, description=summary, formatter_class=_HelpFormatter
+            name, help=summary, description=summary, formatter_class=HelpFormatter
         )
         if name == command:
             loaded = importlib.import_module(module)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from get3d_model.entry_point import HelpFormatter
+
 DEFAULT_PACKAGE = Path("get3d-training.yaml")
 SCHEDULERS = ("local_cwd", "kubernetes", "indexed-job")
 
@@ -13,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(
         dest="action", metavar="ACTION", required=True, help="each has its own --help"
     )
-    options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    options = {"formatter_class": HelpFormatter}
     compile_ = actions.add_parser(
         "compile", help="write the YAML that is uploaded in the Kubeflow UI", **options
     )

@@ -74,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart-on-change", action="store_true", help="as for `get3d train`")
     parser.add_argument("--metrics-textfile", default="", help="as for `get3d train`")
     parser.add_argument("--cache-dir", default="", help="as for `get3d train`; in pods the profile's scratch")
-    parser.add_argument("--cache-gb", type=float, default=0.0, help="as for `get3d train`")
+    parser.add_argument(
+        "--cache-gb",
+        type=float,
+        help="as for `get3d train`; in pods nine tenths of the profile's scratch unless given",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="rendered data set: a folder, shards or published layout, or the address of shards such as s3://bucket/folder",
+        help="rendered data set: a folder, shards or published layout, the address of shards such as s3://bucket/folder, "
+        "a data pointer (.json, or dvc://REPO@REV:PATH), or a mixture of data sets (.yaml, docs/data.md)",
     )
     parser.add_argument(
         "--out",
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dir",
         type=Path,
-        help="local disk that shards of --data are copied to while training has begun; without it only those of an "
+        help="local disk that shards of --data are copied to while training goes on; without it only those of an "
         "address are, to the folder for temporary files",
     )
     parser.add_argument(

@@ -43,6 +43,19 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "%(" not in output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [[name] for name in cli.COMMANDS] + [["pipeline", action] for action in ("compile", "run", "submit")],
+)
+def test_help_shows_only_defaults_that_say_something(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code([*command, "--help"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for nothing in ("(default: None)", "(default: [])", "(default: )", "(default: True)"):
+        assert nothing not in output
+
+
 def test_unknown_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["trian"]) == 2
     assert "invalid choice: 'trian'" in capsys.readouterr().err
