@@ -125,6 +125,8 @@ def _verify(args: argparse.Namespace) -> None:
 
     if args.limit < 1:
         raise InputError(f"--limit must be at least 1, not {args.limit}")
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f"--threads must be at least 1, not {args.threads}")
     try:
         total = dataset_stats(args.dir).images
     except InputError:

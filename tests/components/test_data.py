@@ -175,6 +175,9 @@ def test_damage_in_the_published_layout_and_the_limit(tmp_path, capsys):
     assert "the image is RGB, not RGBA" in lines[1]
     assert "has 6 problems, of which 2 are listed" in lines[2]
     assert main(["data", "verify", str(root), "--limit", "0"]) == 2
+    for threads in ("0", "-1"):
+        assert main(["data", "verify", str(root), "--threads", threads]) == 2
+        assert f"--threads must be at least 1, not {threads}" in capsys.readouterr().err
     (root / "img/things/cube/002.png").unlink()
     assert main(["data", "verify", str(root)]) == 2
 
