@@ -211,6 +211,8 @@ def _check_run(args: argparse.Namespace, config: Config) -> None:
             f"training.batch_size {config.training.batch_size} cannot be shared by {processes} processes"
             f" (nodes {args.nodes} x procs_per_node {args.procs_per_node}); choose a multiple of {processes}"
         )
+    if args.gpus < 0:
+        raise InputError(f"gpus must be 0 (training on processors) or more, not {args.gpus}")
     if args.gpus and args.procs_per_node > args.gpus:
         raise InputError(
             f"procs_per_node {args.procs_per_node} is more than the {args.gpus} GPUs of a node; it must be at most {args.gpus}"

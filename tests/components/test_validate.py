@@ -196,6 +196,7 @@ def test_the_model_in_production_matters_only_where_it_is_compared_with(tmp_path
         (["--shards", "0"], "shards must be 1 to 10000, not 0"),
         (["--nodes", "0"], "nodes must be 1 to"),
         (["--nodes", "3"], "training.batch_size 8 cannot be shared by 3 processes"),
+        (["--gpus", "-1"], "gpus must be 0 (training on processors) or more, not -1"),
         (["--gpus", "2", "--procs-per-node", "4"], "procs_per_node 4 is more than the 2 GPUs of a node"),
         (["--nodes", "1001"], "nodes must be 1 to 1000, not 1001"),
         (
