@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     from get3d_model.rendering.grid_atlas import GridAtlas
     from get3d_model.rendering.uv_atlas import XatlasAtlas
 
-    seeds = parse_seeds(args.seeds)
+    # A seed that is named twice is one file.
+    seeds = list(dict.fromkeys(parse_seeds(args.seeds)))
     size = args.texture_resolution
     check_texture_resolution(size)
     if args.vertex_colors and args.format == "obj":

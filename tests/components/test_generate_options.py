@@ -54,6 +54,14 @@ def test_vertex_colors(file_format: str, checkpoint: Path, tmp_path: Path) -> No
     assert len(mesh.faces_F3) == len(expected.faces_F3)
 
 
+def test_a_seed_that_is_named_twice_is_one_mesh(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(checkpoint, tmp_path, "--seeds", "4,3-4") == 0
+    assert f"2 meshes in {tmp_path}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed0003.glb", "seed0004.glb"]
+
+
 def test_vertex_colors_cannot_be_an_obj(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
