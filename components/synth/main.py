@@ -12,6 +12,7 @@ from get3d_model.entry_point import command_main
 from get3d_model.errors import InputError
 from get3d_model.files import write_bytes_atomic
 
+MAX_COUNT = 1_000_000
 VAL_EVERY = 8  # one shape in eight validates; not a multiple of the number of kinds, so that all kinds do
 
 
@@ -44,7 +45,7 @@ def split_ids(count: int) -> dict[str, list[str]]:
 def write_vehicles(out: Path, count: int, seed: int) -> None:
     """Writes the vehicles and split files; the same arguments give the same bytes.
 
-    Raises InputError for fewer than two vehicles, a negative seed, and a folder that holds other meshes,
+    Raises InputError for fewer than two vehicles or more than a million, a negative seed, and a folder that holds other meshes,
     which would silently become part of the data.
     """
     # Here and not above, so that `get3d synth --help` does not wait for torch.
@@ -53,6 +54,8 @@ def write_vehicles(out: Path, count: int, seed: int) -> None:
 
     if count < 2:
         raise InputError(f"--count {count} is too small: training and validation need at least 2 vehicles")
+    if count > MAX_COUNT:
+        raise InputError(f"--count {count} is too large; at most {MAX_COUNT} vehicles can be made")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
     if out.exists() and not out.is_dir():

@@ -56,6 +56,11 @@ def test_refuses_a_folder_with_other_meshes(tmp_path, capsys):
     assert "vehicle_0002.glb" in refusal(main, [tmp_path, "--count", 2], capsys)
 
 
+def test_far_too_many_are_refused_before_anything_is_counted(tmp_path, capsys):
+    assert "at most 1000000" in refusal(main, [tmp_path / "out", "--count", 10**11], capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_progress_bar_without_a_terminal(tmp_path):
     command = [sys.executable, "-m", "components.synth.main", str(tmp_path / "a"), "--count", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
