@@ -173,7 +173,7 @@ def check_size(request: SampleRequest) -> None:
 class SampleMetadata:
     """What the server says about a mesh.
 
-    seed: none for explicit latents; a list where several were mixed.
+    seed, seed_tex: as asked for; none for explicit latents, a list where several were mixed.
     texture_resolution, file_format, truncation_psi: as used, defaults filled in.
     empty: the sampled field had no surface, and the mesh is the stand-in shape.
     bytes: length of the file. model, version: names in the repository. kimg, checkpoint_sha256: the weights.
@@ -201,6 +201,7 @@ class SampleMetadata:
     color: str = "texture"
     triangles_before: int | None = None
     class_name: str | None = None
+    seed_tex: int | list[int] | None = None
 
     @property
     def triangles(self) -> int:

@@ -237,7 +237,7 @@ class Engine:
             content, facts = self._mesh(row)
         identity = sampler.identity
         metadata = SampleMetadata(
-            seed=list(request.seed) if isinstance(request.seed, tuple) else request.seed,
+            seed=_listed(request.seed),
             truncation_psi=request.truncation_psi,
             texture_resolution=request.texture_resolution,
             file_format=request.file_format,
@@ -251,6 +251,7 @@ class Engine:
             milliseconds=row.milliseconds,
             color=request.color,
             class_name=self._class_name(request),
+            seed_tex=_listed(request.seed_tex),
             **facts,
         )
         return SampleResponse(content, metadata, previews, *latents)
@@ -347,9 +348,7 @@ class Engine:
         elif isinstance(request.seed, tuple):
             extras |= {"seed": list(request.seed), "weights": list(request.weights)}
         if request.seed_tex is not None:
-            extras["texture_seed"] = (
-                list(request.seed_tex) if isinstance(request.seed_tex, tuple) else request.seed_tex
-            )
+            extras["texture_seed"] = _listed(request.seed_tex)
         return extras
 
     def _class_name(self, request: SampleRequest) -> str | None:
@@ -387,6 +386,11 @@ def load_engine(
     if sampler.identity.sha256 != card.checkpoint_sha256:
         raise InputError(f"{folder}: the weights are not those of the model card; export the model again")
     return Engine(sampler, vars(card.defaults), version, workers, observe, drift=drift)
+
+
+def _listed(seed: int | tuple[int, ...] | None) -> int | list[int] | None:
+    """As JSON has it."""
+    return list(seed) if isinstance(seed, tuple) else seed
 
 
 def _bind(device: torch.device) -> None:

@@ -67,6 +67,15 @@ def test_geometry_and_texture_apart(client: Get3DClient) -> None:
     np.testing.assert_array_equal(mixed.vertices, first.vertices)
     assert (mixed.visual.vertex_colors != first.visual.vertex_colors).any()
     assert len(other.vertices) != len(mixed.vertices) or (other.vertices != mixed.vertices).any()
+    # What is asked for comes back, so that it can be asked for again.
+    for seeds in (
+        {"seed": 3},
+        {"seed": 3, "seed_tex": 8},
+        {"seed": 3, "seed_tex": (4, 5), "weights_tex": (0.5, 0.5)},
+    ):
+        told = client.sample(SampleRequest(deliver="latent", **seeds)).metadata
+        wanted = seeds.get("seed_tex")
+        assert (told.seed, told.seed_tex) == (3, list(wanted) if isinstance(wanted, tuple) else wanted)
 
 
 def test_explicit_latents_are_those_of_the_seed(client: Get3DClient) -> None:
