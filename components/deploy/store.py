@@ -255,6 +255,8 @@ class ObjectStore:
         while not left.wait(HEARTBEAT_S):
             count += 1
             with suppress(InputError):
+                if _owner_of(self.read(LOCK_FILE)) != token:
+                    return  # we stood still for so long that another one has taken over; it is theirs now
                 self.write(LOCK_FILE, _beat_text(token, count))
 
     def _files(self, name: str) -> list[str]:

@@ -120,6 +120,22 @@ def test_a_killed_owner_of_a_lease_is_replaced(s3: str, monkeypatch: pytest.Monk
     assert store.read(LOCK_FILE) is None
 
 
+def test_a_lease_that_was_taken_over_is_not_taken_back(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that stood still, such as one whose machine was paused."""
+    monkeypatch.setattr(store_module, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(store_module, "SETTLE_S", 0.1)
+    store, theirs = ObjectStore(f"{s3}/taken"), json.dumps({"owner": "another", "beat": 0}).encode()
+    with store.lock():
+        store.write(LOCK_FILE, theirs)
+        time.sleep(0.3)
+        # A beat that had begun may have come after it.
+        if store.read(LOCK_FILE) != theirs:
+            store.write(LOCK_FILE, theirs)
+            time.sleep(0.3)
+        assert store.read(LOCK_FILE) == theirs
+    assert store.read(LOCK_FILE) == theirs
+
+
 def test_leftovers_of_a_killed_upload_go(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     for name in (
