@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from get3d_model.inference import Sampler
 
 CHECK_SEED = 0
+MAX_VERSION = 1_000_000_000
+"""Triton's version numbers are signed integers of 64 bits, and the next ones have to fit as well."""
 UNTOLD = Origin()
 CHECK_TEXTURE_RESOLUTION = 128
 
@@ -74,7 +76,7 @@ def export(
     config: whose serving section sets defaults and limits; None: the one the model was trained with.
     origin: what the checkpoint itself does not tell. onnx: whether the networks are written as ONNX, too.
     drift_samples: meshes that are sampled so that drift can be seen in production (see `serving.drift`); 0: none.
-    Raises InputError for a checkpoint that is missing, damaged or not finite, a version number below 1, a version
+    Raises InputError for a checkpoint that is missing, damaged or not finite, a version number that is not possible, a version
     that exists with other content, and an exported form that differs too much from the modules.
     """
     # Here and not above, so that `get3d export --help` does not wait for torch.
@@ -86,8 +88,8 @@ def export(
     from get3d_model.stable_sampler import StableSampler
     from get3d_model.weights import save_tensors
 
-    if version is not None and version < 1:
-        raise InputError(f"version {version} is not possible; Triton's versions start at 1")
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise InputError(f"version {version} is not possible; use 1 to {MAX_VERSION}")
     if drift_samples:
         check_samples("--drift-samples", drift_samples)
     source = find_checkpoint(checkpoint)

@@ -136,8 +136,9 @@ def test_versions_never_change(checkpoint: Path, other_checkpoint: Path, tmp_pat
         export(other_checkpoint, tmp_path, 3)
     assert file_hashes(tmp_path) == before
     assert export(other_checkpoint, tmp_path).version == 4
-    with pytest.raises(InputError, match="version 0 is not possible"):
-        export(checkpoint, tmp_path, 0)
+    for version in (0, -1, 10**20):
+        with pytest.raises(InputError, match=f"version {version} is not possible; use 1 to 1000000000"):
+            export(checkpoint, tmp_path, version)
 
 
 def test_the_params_file_sets_defaults_and_batch_size(checkpoint: Path, tmp_path: Path) -> None:
