@@ -31,11 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     stats = actions.add_parser("stats", help="what a data set holds")
-    stats.add_argument("dir", type=_folder, metavar="DIR", help="shards, or the published layout")
+    stats.add_argument(
+        "dir", type=_folder, metavar="DIR", help="shards, the published layout, or a mixture file"
+    )
     stats.add_argument("--json", action="store_true", help="as JSON")
 
     verify = actions.add_parser("verify", help="decode every image, check every camera, hash and split")
-    verify.add_argument("dir", type=_folder, metavar="DIR", help="shards, or the published layout")
+    verify.add_argument(
+        "dir", type=_folder, metavar="DIR", help="shards, the published layout, or a mixture file"
+    )
     verify.add_argument("--limit", type=int, default=20, help="problems shown (default: 20)")
     verify.add_argument("--threads", type=int, help="one per processor unless given")
 

@@ -128,10 +128,18 @@ class Manifest:
 def read_manifest(data_dir: Path) -> Manifest:
     """Reads `data_dir/manifest.json`. Raises InputError when it is missing, damaged or of another version."""
     path = Path(data_dir) / MANIFEST_NAME
+    if path.parent.is_file():
+        raise InputError(
+            f"{data_dir} is a file, where the folder of one rendered data set is needed; of a mixture give one of its"
+            " sources"
+        )
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run `get3d render` until it finishes") from None
+        raise InputError(
+            f"{path} does not exist; run `get3d render` until it finishes, or, for pictures from elsewhere,"
+            " `get3d data convert --to shards`"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); render the data set again") from error
     version = value.get("format_version") if isinstance(value, dict) else None

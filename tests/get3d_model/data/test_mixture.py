@@ -194,3 +194,12 @@ def test_bad_mixtures_are_one_clear_line(tmp_path: Path, text: str, words: str) 
     with pytest.raises(InputError, match=words) as caught:
         open_source(mixture(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_where_one_data_set_is_needed_a_mixture_is_named_as_such(tmp_path):
+    file = tmp_path / "mix.yaml"
+    file.write_text("sources: []")
+    with pytest.raises(InputError, match=r"mix.yaml is a file, .* of a mixture give one of its sources"):
+        read_manifest(file)
+    with pytest.raises(InputError, match=r"does not exist; run .* `get3d data convert --to shards`"):
+        read_manifest(tmp_path)
