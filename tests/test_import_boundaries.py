@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("get3d_model", "monitoring", "serving", "components", "pipelines")
 # The same inside get3d_model. The lines with the longest names come first when a module is looked up.
 LIBRARY = (
-    "errors", "version", "limits", "files", "jit", "worker_threads", "png", "entry_point", "settings", "transfer",
+    "errors", "version", "limits", "files", "jit", "worker_threads", "parallel_for", "png", "entry_point", "settings", "transfer",
     "structures", "types", "decimation", "camera_settings", "evaluation_settings", "config", "cameras", "ops", "isosurface",
     "losses", "rendering.base", "mesh_topology", "alpha_cut", "texture_atlas", "image_codec", "gltf_compression", "gltf",
     "gltf_surface", "obj_ply", "mesh_io", "image_grid", "rendering", "data", "networks", "weights", "bundle",

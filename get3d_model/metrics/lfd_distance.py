@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from get3d_model.metrics.light_field import ALIGNMENTS, AXES, LIGHT_FIELDS, alignments
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 
 LANES = 16
 # Features are padded to an even number with zeros.

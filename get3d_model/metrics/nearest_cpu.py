@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 
 # Lanes of other points that one pass over the reference keeps in the first-level cache.
 _CHUNK = 2048

@@ -25,7 +25,7 @@ import numpy as np
 
 from get3d_model.jit import kernel
 from get3d_model.metrics.zernike import ORDERS_Z, zernike_matrix
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 
 ZERNIKE = len(ORDERS_Z) - 1
 FOURIER = 10

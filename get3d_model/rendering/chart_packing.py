@@ -12,8 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from get3d_model.parallel_for import parallel_for
 from get3d_model.rendering.chart_bitmap import marked_kernel, pack_kernel
-from get3d_model.rendering.cpu.threads import parallel_for
 
 # Sides of the bitmap: a cell has 4 texels of a 1024 texture.
 MIN_CELLS, MAX_CELLS = 256, 512

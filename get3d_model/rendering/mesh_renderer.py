@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from get3d_model.parallel_for import parallel_for
 from get3d_model.rendering.base import Rasterizer
-from get3d_model.rendering.cpu.threads import parallel_for
 from get3d_model.rendering.lighting import Lighting as Lighting
 from get3d_model.rendering.lighting import LightSource
 from get3d_model.rendering.mipmap import SRGB_TO_LINEAR_256, build_mips, face_texels

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from get3d_model.jit import kernel
+from get3d_model.parallel_for import parallel_for
 from get3d_model.rendering.cpu.connectivity import edge_rings
-from get3d_model.rendering.cpu.threads import parallel_for
 from get3d_model.rendering.uv_atlas import UnwrappedMesh
 
 # Texels. A bilinear lookup at a border reads centres up to the square root of two away.

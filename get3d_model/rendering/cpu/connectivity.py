@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from get3d_model.jit import kernel
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 
 
 def edge_rings(faces_F3: np.ndarray, vertices: int, threads: int) -> np.ndarray:

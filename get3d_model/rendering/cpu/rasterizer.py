@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from get3d_model.parallel_for import parallel_for
 from get3d_model.rendering.cpu import coverage, interpolation, scatter, silhouette
 from get3d_model.rendering.cpu.connectivity import edge_rings
-from get3d_model.rendering.cpu.threads import parallel_for
 
 # rast holds triangle index + 1 in a float32, exact up to here.
 MAX_TRIANGLES = 1 << 24

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from get3d_model.jit import kernel
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 
 # Enough to keep a workstation busy with one image, few enough that the slices stay small.
 MIN_UNITS = 8

@@ -17,7 +17,7 @@ import torch
 
 from get3d_model.jit import kernel
 from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
-from get3d_model.rendering.cpu.threads import parallel_for
+from get3d_model.parallel_for import parallel_for
 from get3d_model.types import TextureField
 
 POINTS_PER_UNIT = 4096

@@ -11,9 +11,9 @@ import torch
 import trimesh
 from torch import Tensor
 
+from get3d_model.parallel_for import parallel_for
 from get3d_model.rendering.cpu import CpuRasterizer
 from get3d_model.rendering.cpu.connectivity import edge_rings
-from get3d_model.rendering.cpu.threads import parallel_for
 
 
 def scene(views: int, tiled: bool) -> tuple[Tensor, Tensor, Tensor]:

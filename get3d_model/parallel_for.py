@@ -19,7 +19,7 @@ from get3d_model.worker_threads import WorkerThreads
 # Several, so that units of unequal cost even out.
 RUNS_PER_THREAD = 4
 
-_threads = WorkerThreads("rasterizer")
+_threads = WorkerThreads("kernels")
 
 
 def parallel_for(kernel: Callable[..., None], units: int, threads: int, *arguments: object) -> None:
