@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from get3d_model.ops import cpu_activation
 from get3d_model.ops.dispatch import is_fused
 from get3d_model.ops.leaky import LEAKY_GAIN, LEAKY_SLOPE
 from get3d_model.ops.resample import low_pass
@@ -15,6 +16,8 @@ from get3d_model.ops.resample import low_pass
 
 def bias_leaky_relu(x: Tensor, bias_C: Tensor, channel_dim: int, clamp: float | None = None) -> Tensor:
     """leaky_relu(x + bias) * sqrt(2), clamped to +-clamp * sqrt(2) where half precision needs a bound."""
+    if cpu_activation.takes(x, bias_C, channel_dim):
+        return cpu_activation.BiasLeakyRelu.apply(x, bias_C, clamp)
     shape = [1] * x.ndim
     shape[channel_dim] = -1
     out = F.leaky_relu(x + bias_C.to(x.dtype).view(shape), LEAKY_SLOPE) * LEAKY_GAIN
