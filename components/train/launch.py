@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import posixpath
 import sys
 import time
@@ -137,6 +138,8 @@ def _spec(args: argparse.Namespace) -> JobSpec:
         procs = max(1, profile.gpu.count if profile else 1)
     if not 1 <= args.nodes <= MAX_NODES:
         raise InputError(f"--nodes must be 1 to {MAX_NODES}, not {args.nodes}")
+    if args.cache_gb is not None and not 0 < args.cache_gb < math.inf:
+        raise InputError(f"--cache-gb must be above 0, not {args.cache_gb:g}; for the default leave it out")
     if procs < 1:
         raise InputError(f"--procs-per-node must be at least 1, not {procs}")
     if profile and profile.gpu.count and procs > profile.gpu.count:
