@@ -14,6 +14,7 @@ Free of torch: the server's parent process needs none.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Template
@@ -35,6 +36,8 @@ TEMPLATE_DIR = Path(__file__).parent / "model_repository" / MODEL_NAME
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.py"
 CARD_FILE = "model_card.json"
+MAX_VERSION = 1_000_000_000
+"""Triton's version numbers are signed integers of 64 bits, and the next ones have to fit as well."""
 SERVED_VERSIONS = 2
 """The newest version answers requests that name none; its predecessor stays loaded for a roll-back."""
 
@@ -125,9 +128,17 @@ def read_model_card(version_folder: Path) -> ModelCard:
 def versions(repository: Path) -> list[int]:
     """The versions of the model in a repository, ascending; none where there is no repository yet."""
     folder = Path(repository) / MODEL_NAME
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    # Triton reads only plain positive numbers as versions.
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0")
+    return version_numbers(
+        [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    )
+
+
+def version_numbers(folders: Iterable[str]) -> list[int]:
+    """The folders of a model that are versions, ascending: plain positive numbers, no larger than Triton can hold."""
+    named = [name for name in folders if name.isascii() and name.isdigit() and name[0] != "0"]
+    return sorted(
+        int(name) for name in named if len(name) <= len(str(MAX_VERSION)) and int(name) <= MAX_VERSION
+    )
 
 
 def check_repository(repository: Path) -> None:

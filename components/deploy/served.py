@@ -21,7 +21,7 @@ from get3d_model.errors import InputError
 from serving.codec import MODEL_NAME
 from serving.model_config import served_versions, with_served_versions
 from serving.reference import REFERENCE_FILE, REFERENCE_MESH_FILE, Reference, parse_reference
-from serving.repository import CARD_FILE, CONFIG_FILE
+from serving.repository import CARD_FILE, CONFIG_FILE, version_numbers
 
 CANDIDATE_NAME = f"{MODEL_NAME}_candidate"
 STATE_FILE = "deploy_state.json"
@@ -70,8 +70,7 @@ class ServedRepository:
 
     def versions(self) -> list[int]:
         """The whole versions that lie here, ascending."""
-        names = [n for n in self.store.folders(MODEL_NAME) if n.isascii() and n.isdigit() and n[0] != "0"]
-        return sorted(int(name) for name in names if self.card(int(name)) is not None)
+        return [number for number in version_numbers(self.store.folders(MODEL_NAME)) if self.card(number)]
 
     def card(self, version: int) -> bytes | None:
         """The model card, which tells two versions apart."""

@@ -30,6 +30,7 @@ from serving.reference import write_reference
 from serving.repository import (
     CARD_FILE,
     CONFIG_FILE,
+    MAX_VERSION,
     MODEL_FILE,
     TEMPLATE_DIR,
     Defaults,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from get3d_model.inference import Sampler
 
 CHECK_SEED = 0
-MAX_VERSION = 1_000_000_000
-"""Triton's version numbers are signed integers of 64 bits, and the next ones have to fit as well."""
 UNTOLD = Origin()
 CHECK_TEXTURE_RESOLUTION = 128
 

@@ -17,6 +17,7 @@ from serving.codec import COLORS, FORMAT_SUFFIX, SampleRequest
 
 MAX_COUNT = 1_000_000
 """Of the samples of one run, which are all planned before the first."""
+SEED, COUNT = 0, 4
 LATENT_NAMES = ("z_geo", "z_tex", "w_geo", "w_tex")
 
 
@@ -30,8 +31,10 @@ class NamedRequest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to sample")
-    what.add_argument("--seed", type=int, default=0, help="first seed")
-    what.add_argument("--count", type=int, default=4, help="number of meshes, one per seed from --seed on")
+    what.add_argument("--seed", type=int, help=f"first seed (default: {SEED})")
+    what.add_argument(
+        "--count", type=int, help=f"number of meshes, one per seed from --seed on (default: {COUNT})"
+    )
     what.add_argument("--texture-seed", type=int, help="one texture for all; none: that of each seed")
     what.add_argument(
         "--mix", type=_seeds, metavar="A,B,...", help="one mesh between several seeds, by --weights"
@@ -63,27 +66,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def requests_from(args: argparse.Namespace) -> list[NamedRequest]:
     """Raises InputError."""
-    if not 1 <= args.count <= MAX_COUNT:
-        raise InputError(f"--count must be 1 to {MAX_COUNT}, not {args.count}")
+    seed, count = SEED if args.seed is None else args.seed, COUNT if args.count is None else args.count
+    if not 1 <= count <= MAX_COUNT:
+        raise InputError(f"--count must be 1 to {MAX_COUNT}, not {count}")
     sources = [name for name in ("mix", "between", "latents") if getattr(args, name) is not None]
     if len(sources) > 1:
         raise InputError(f"--{' and --'.join(sources)} exclude each other; give one")
     if args.weights is not None and args.mix is None:
         raise InputError("--weights needs --mix, whose shares they are")
+    for source, unused in (
+        ("mix", ("seed", "count")),
+        ("between", ("seed",)),
+        ("latents", ("seed", "count")),
+    ):
+        given = [name for name in unused if getattr(args, name) is not None]
+        if source in sources and given:
+            raise InputError(f"--{source} does not go with --{' and --'.join(given)}; leave that out")
     common = _common(args)
     if args.mix is not None:
         weights = args.weights or tuple([1.0 / len(args.mix)] * len(args.mix))
         name = "mix" + "-".join(map(str, args.mix))
         return [NamedRequest(name, SampleRequest(args.mix, weights=weights, **common))]
     if args.between is not None:
-        return _walk(args.between, args.count, common)
+        return _walk(args.between, count, common)
     if args.latents is not None:
         return _from_file(args.latents, common)
-    if args.seed + args.count - 1 > MAX_SEED:
-        raise InputError(f"--seed {args.seed} with --count {args.count} passes the largest seed, {MAX_SEED}")
+    if seed + count - 1 > MAX_SEED:
+        raise InputError(f"--seed {seed} with --count {count} passes the largest seed, {MAX_SEED}")
     return [
-        NamedRequest(f"seed{seed:04d}", SampleRequest(seed, **common))
-        for seed in range(args.seed, args.seed + args.count)
+        NamedRequest(f"seed{number:04d}", SampleRequest(number, **common))
+        for number in range(seed, seed + count)
     ]
 
 
