@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,10 +23,10 @@ from get3d_model.ops.activation import activated_low_pass
 from get3d_model.ops.from_rgb import PendingActivation, add_from_rgb
 from get3d_model.ops.linear import equalized_linear
 from get3d_model.ops.modulated_conv import demodulation
+from tests.benchmarks.device_time import median_ms
 from tests.get3d_model.ops.compositions import compositions
 
 MODULES = ("ops.activation", "ops.from_rgb", "ops.linear", "ops.modulated_conv", "ops.resample")
-REPEATS = 9
 COPY_BYTES = 1 << 30
 
 
@@ -131,20 +130,6 @@ def operations(model: ModelConfig, batch: int, device: torch.device) -> Iterator
         yield low_pass(batch, channels, size, device)
     yield linear(batch, model.w_dim, model.channel_max, device)
     yield demodulated(batch, model.channel_max, model.channel_max, device)
-
-
-def median_ms(function: Callable[[], object]) -> float:
-    for _ in range(2):
-        function()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
 
 
 def copy_bytes_per_ms(device: torch.device) -> float:

@@ -8,7 +8,6 @@ twice, and neither keeps any. Times are medians per pair, between CUDA events.
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable
 
 import torch
@@ -16,22 +15,13 @@ import torch
 from get3d_model.metrics import kaolin_backend
 from get3d_model.metrics.chamfer import chamfer_matrix
 from get3d_model.metrics.nearest import FusedNearestDistance, MatrixProductDistance, NearestDistance
+from tests.benchmarks.device_time import median_ms
 
-POINTS, SETS, REPEATS = 2048, 256, 9
+POINTS, SETS = 2048, 256
 
 
 def microseconds_per_pair(function: Callable[[], object]) -> float:
-    for _ in range(2):
-        function()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return round(1e3 * statistics.median(times) / SETS, 3)
+    return round(1e3 * median_ms(function) / SETS, 3)
 
 
 def main() -> None:
