@@ -36,8 +36,8 @@ TEMPLATE_DIR = Path(__file__).parent / "model_repository" / MODEL_NAME
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.py"
 CARD_FILE = "model_card.json"
-MAX_VERSION = 1_000_000_000
-"""Triton's version numbers are signed integers of 64 bits, and the next ones have to fit as well."""
+MAX_VERSION = 10**18
+"""Triton's version numbers are signed integers of 64 bits, and the next ones have to fit as well. Dates fit, to the second."""
 SERVED_VERSIONS = 2
 """The newest version answers requests that name none; its predecessor stays loaded for a roll-back."""
 

@@ -70,7 +70,11 @@ class ServedRepository:
 
     def versions(self) -> list[int]:
         """The whole versions that lie here, ascending."""
-        return [number for number in version_numbers(self.store.folders(MODEL_NAME)) if self.card(number)]
+        return [
+            number
+            for number in version_numbers(self.store.folders(MODEL_NAME))
+            if self.card(number) is not None
+        ]
 
     def card(self, version: int) -> bytes | None:
         """The model card, which tells two versions apart."""

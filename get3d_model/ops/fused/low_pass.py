@@ -23,6 +23,7 @@ from get3d_model.ops.fused.low_pass_kernel import (
 from get3d_model.ops.leaky import LEAKY_GAIN
 
 ROWS = 32
+"""About so many of a program, or a quarter of them where there would be fewer programs than the next number."""
 FEW_PROGRAMS = 1024
 VALUES, WARPS = 256, 4
 """Lanes times channels of a program, and its warps."""
