@@ -3,7 +3,8 @@
 A lattice of n^3 vertices meets each plane at n^2 positions only: these are sampled first (`SamplePlanes`). Then a
 program takes one x, walks over y, and for a run of z adds the three feature rows and applies both modulated MLPs
 (one hidden layer each) in registers. What would be a 32 x N feature tensor and its hidden layers, N vertices,
-never exists.
+never exists. Backwards the hidden layers are applied to the samples, in which they are linear, and the three hidden rows
+are added.
 
 Shape legend: B batch, R plane resolution, C features, M hidden width, Q sampled plane positions, n lattice side,
 N vertices
@@ -12,6 +13,7 @@ N vertices
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,8 +23,10 @@ from torch.autograd.function import once_differentiable
 from get3d_model.ops.fused.common import GAIN, SLOPE, cdiv, channels_last
 
 BLOCK_K = 64
-HEADS = 4
-"""Output rows of the two MLPs together: one SDF value, three of the deformation."""
+BLOCK_X, BLOCK_Z = 2, 4
+HEADS = ((0, 1), (1, 3))
+"""The outputs of the two MLPs, first and number: one SDF value, three of the deformation."""
+ROWS_AT_A_TIME = 256
 
 
 @triton.jit
@@ -129,79 +133,82 @@ def _fields_kernel(
         tl.store(at + 3, tl.sum(hidden * v3[None, :], axis=1) + c3, mask=k_ok)
 
 
-@triton.jit
-def _fields_backward_kernel(
-    grad, samples, w_sdf, b_sdf, w_def, b_def, v_B4M, grad_samples, sums, Q, first_q, n, N, first_n,
-    C: tl.constexpr, M: tl.constexpr, K: tl.constexpr, SIZE: tl.constexpr, PRECISION: tl.constexpr,
+@triton.jit(do_not_specialize_on_alignment=["hidden", "grad_hidden"])
+def _head_backward_kernel(
+    grad, hidden, bias, v_B4M, grad_hidden, sums, Q, P, first_q, n, N, first_n,
+    FIRST: tl.constexpr, ROWS: tl.constexpr, M: tl.constexpr, X: tl.constexpr, Z: tl.constexpr,
 ):  # fmt: skip
-    """sums: a row of SIZE per program: w_sdf (MC), b_sdf (M), w_def (MC), b_def (M), v (4M)."""
-    i = tl.program_id(0)
-    k = tl.program_id(1) * K + tl.arange(0, K)
+    """One of the MLPs, whose hidden layer is linear in the samples and so applied to them already: hidden BQ(2M),
+    grad_hidden BP(2M), padded.
+
+    FIRST, ROWS: its outputs among the four. sums: a row of 4M per program, the shares of v_B4M. A program, one warp, has
+    X neighbouring x and Z neighbouring z; a lane has their sums for its features, in registers. So what neighbours
+    add to a row of plane (y, z) or (x, y) is one atomic operation, and lanes need not meet. For this, loads must not
+    become vectors of four features: they would if pointers were known to be aligned.
+    """
+    i = tl.program_id(0) * X + tl.arange(0, X)
+    k = tl.program_id(1) * Z + tl.arange(0, Z)
     b = tl.program_id(2).to(tl.int64)
-    k_ok = k < n
-    c, m = tl.arange(0, C), tl.arange(0, M)
-    base = (b * Q + first_q) * C
-    plane = n * n * C
-    weight_s = tl.load(w_sdf + b * M * C + m[:, None] * C + c[None, :])
-    weight_d = tl.load(w_def + b * M * C + m[:, None] * C + c[None, :])
-    bias_s, bias_d = tl.load(b_sdf + m), tl.load(b_def + m)
-    at_v = v_B4M + b * 4 * M + m
-    v0, v1, v2, v3 = tl.load(at_v), tl.load(at_v + M), tl.load(at_v + 2 * M), tl.load(at_v + 3 * M)
-    at_xz = base + 2 * plane + (i * n + k)[:, None] * C + c[None, :]
-    xz = tl.load(samples + at_xz, mask=k_ok[:, None], other=0.0)
-    g_xz = tl.zeros((K, C), tl.float32)
-    sum_ws = tl.zeros((M, C), tl.float32)
-    sum_wd = tl.zeros((M, C), tl.float32)
-    sum_bs = tl.zeros((M,), tl.float32)
-    sum_bd = tl.zeros((M,), tl.float32)
-    sum_v0 = tl.zeros((M,), tl.float32)
-    sum_v1 = tl.zeros((M,), tl.float32)
-    sum_v2 = tl.zeros((M,), tl.float32)
-    sum_v3 = tl.zeros((M,), tl.float32)
+    i_ok, k_ok = i < n, k < n
+    ok = i_ok[:, None] & k_ok[None, :]
+    m = tl.arange(0, M)
+    half = M if FIRST > 0 else 0
+    hidden += (b * Q + first_q) * 2 * M + half
+    grad_hidden += (b * P + first_q) * 2 * M + half
+    at_v = v_B4M + (b * 4 + FIRST) * M + m
+    v0 = tl.load(at_v)
+    sum0 = tl.zeros((Z, M), tl.float32)
+    if ROWS == 3:
+        v1, v2 = tl.load(at_v + M), tl.load(at_v + 2 * M)
+        sum1 = tl.zeros((Z, M), tl.float32)
+        sum2 = tl.zeros((Z, M), tl.float32)
+    at_xy = (i * n)[:, None] * 2 * M + m[None, :]
+    at_yz = (n * n + k)[:, None] * 2 * M + m[None, :]
+    at_xz = (2 * n * n + i[:, None] * n + k[None, :])[:, :, None] * 2 * M + m[None, None, :]
+    at_grad = grad + (b * N + first_n) * 4 + FIRST + (i[:, None] * n * n + k[None, :]) * 4
+    xz = tl.load(hidden + at_xz, mask=ok[:, :, None], other=0.0) + tl.load(bias + half + m)[None, None, :]
+    g_xz = tl.zeros((X, Z, M), tl.float32)
+    # What the next y needs is asked for before this one is worked on.
+    next_xy = tl.load(hidden + at_xy, mask=i_ok[:, None], other=0.0)
+    next_yz = tl.load(hidden + at_yz, mask=k_ok[:, None], other=0.0)
+    next_g0 = tl.load(at_grad, mask=ok, other=0.0)
+    if ROWS == 3:
+        next_g1 = tl.load(at_grad + 1, mask=ok, other=0.0)
+        next_g2 = tl.load(at_grad + 2, mask=ok, other=0.0)
     for j in range(n):
-        xy = tl.load(samples + base + (i * n + j) * C + c)
-        at_yz = base + plane + (j * n + k)[:, None] * C + c[None, :]
-        yz = tl.load(samples + at_yz, mask=k_ok[:, None], other=0.0)
-        features = xz + yz + xy[None, :]
-        at = grad + (b * N + first_n + (i * n + j) * n + k) * 4
-        g0 = tl.load(at, mask=k_ok, other=0.0)
-        g1 = tl.load(at + 1, mask=k_ok, other=0.0)
-        g2 = tl.load(at + 2, mask=k_ok, other=0.0)
-        g3 = tl.load(at + 3, mask=k_ok, other=0.0)
-        raw = tl.dot(features, tl.trans(weight_s), input_precision=PRECISION) + bias_s[None, :]
+        raw = xz + next_yz[None, :, :] + next_xy[:, None, :]
+        g0 = next_g0[:, :, None]
+        if ROWS == 3:
+            g1, g2 = next_g1[:, :, None], next_g2[:, :, None]
+        more = j + 1 < n
+        next_xy = tl.load(hidden + at_xy + 2 * M, mask=i_ok[:, None] & more, other=0.0)
+        next_yz = tl.load(hidden + at_yz + n * 2 * M, mask=k_ok[:, None] & more, other=0.0)
+        next_g0 = tl.load(at_grad + n * 4, mask=ok & more, other=0.0)
+        if ROWS == 3:
+            next_g1 = tl.load(at_grad + n * 4 + 1, mask=ok & more, other=0.0)
+            next_g2 = tl.load(at_grad + n * 4 + 2, mask=ok & more, other=0.0)
         slope = tl.where(raw > 0, GAIN, GAIN * SLOPE)
-        sum_v0 += tl.sum(g0[:, None] * raw * slope, axis=0)
-        g_raw = g0[:, None] * v0[None, :] * slope
-        sum_bs += tl.sum(g_raw, axis=0)
-        sum_ws += tl.dot(tl.trans(g_raw), features, input_precision="tf32")
-        g_features = tl.dot(g_raw, weight_s, input_precision="tf32")
-        raw = tl.dot(features, tl.trans(weight_d), input_precision=PRECISION) + bias_d[None, :]
-        slope = tl.where(raw > 0, GAIN, GAIN * SLOPE)
-        hidden = raw * slope
-        sum_v1 += tl.sum(g1[:, None] * hidden, axis=0)
-        sum_v2 += tl.sum(g2[:, None] * hidden, axis=0)
-        sum_v3 += tl.sum(g3[:, None] * hidden, axis=0)
-        g_raw = (g1[:, None] * v1[None, :] + g2[:, None] * v2[None, :] + g3[:, None] * v3[None, :]) * slope
-        sum_bd += tl.sum(g_raw, axis=0)
-        sum_wd += tl.dot(tl.trans(g_raw), features, input_precision="tf32")
-        g_features += tl.dot(g_raw, weight_d, input_precision="tf32")
-        g_features = tl.where(k_ok[:, None], g_features, 0.0)
-        g_xz += g_features
-        tl.atomic_add(grad_samples + base + (i * n + j) * C + c, tl.sum(g_features, axis=0), sem="relaxed")
-        tl.atomic_add(grad_samples + at_yz, g_features, mask=k_ok[:, None], sem="relaxed")
-    tl.store(grad_samples + at_xz, g_xz, mask=k_ok[:, None])
-    program = i * tl.num_programs(1) + tl.program_id(1)
-    at = sums + (b * tl.num_programs(0) * tl.num_programs(1) + program) * SIZE
-    tl.store(at + m[:, None] * C + c[None, :], sum_ws)
-    tl.store(at + M * C + m, sum_bs)
-    at += M * C + M
-    tl.store(at + m[:, None] * C + c[None, :], sum_wd)
-    tl.store(at + M * C + m, sum_bd)
-    at += M * C + M
-    tl.store(at + m, sum_v0)
-    tl.store(at + M + m, sum_v1)
-    tl.store(at + 2 * M + m, sum_v2)
-    tl.store(at + 3 * M + m, sum_v3)
+        value = raw * slope
+        sum0 += tl.sum(g0 * value, axis=0)
+        g = g0 * v0[None, None, :]
+        if ROWS == 3:
+            sum1 += tl.sum(g1 * value, axis=0)
+            sum2 += tl.sum(g2 * value, axis=0)
+            g += g1 * v1[None, None, :] + g2 * v2[None, None, :]
+        g *= slope
+        g_xz += g
+        tl.atomic_add(grad_hidden + at_yz, tl.sum(g, axis=0), mask=k_ok[:, None], sem="relaxed")
+        tl.atomic_add(grad_hidden + at_xy, tl.sum(g, axis=1), mask=i_ok[:, None], sem="relaxed")
+        at_xy += 2 * M
+        at_yz += n * 2 * M
+        at_grad += n * 4
+    tl.store(grad_hidden + at_xz, g_xz, mask=ok[:, :, None])
+    program = (b * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(1) + tl.program_id(1)
+    at = sums + (program * 4 + FIRST) * M + m
+    tl.store(at, tl.sum(sum0, axis=0))
+    if ROWS == 3:
+        tl.store(at + M, tl.sum(sum1, axis=0))
+        tl.store(at + 2 * M, tl.sum(sum2, axis=0))
 
 
 class LatticeFields(Function):
@@ -234,30 +241,47 @@ class LatticeFields(Function):
     def backward(ctx, grad: Tensor):
         samples, w_sdf, b_sdf, w_def, b_def, v_B4M = ctx.saved_tensors
         grad = grad.contiguous()
-        batch, num_q, channels = samples.shape
-        hidden = w_sdf.shape[1]
-        size = 2 * (hidden * channels + hidden) + 4 * hidden
-        grad_samples = torch.zeros_like(samples)
-        parts = []
+        batch, num_q, _ = samples.shape
+        width = w_sdf.shape[1]
+        weight, bias = torch.cat([w_sdf, w_def], dim=1), torch.cat([b_sdf, b_def])
+        hidden = torch.bmm(samples, weight.transpose(1, 2))
+        grad_hidden = hidden.new_zeros((batch, _padded(num_q), 2 * width))
         total = sum(n**3 for n in ctx.sides)
+        grad_v, grad_bias = torch.zeros_like(v_B4M), torch.zeros_like(bias)
         first_q = first_n = 0
         for n in ctx.sides:
-            chunks = cdiv(n, BLOCK_K)
-            sums = torch.empty((batch, n * chunks, size), device=grad.device, dtype=torch.float32)
-            _fields_backward_kernel[(n, chunks, batch)](
-                grad, samples, w_sdf, b_sdf, w_def, b_def, v_B4M, grad_samples, sums,
-                num_q, first_q, n, total, first_n, **ctx.sizes, SIZE=size, num_warps=4,
-            )  # fmt: skip
-            parts.append(sums.sum(dim=1))
+            grid = (cdiv(n, BLOCK_X), cdiv(n, BLOCK_Z), batch)
+            sums = torch.empty((batch, grid[0] * grid[1], *v_B4M.shape[1:]), device=grad.device)
+            for first, rows in HEADS:
+                _head_backward_kernel[grid](
+                    grad, hidden, bias, v_B4M, grad_hidden, sums, num_q, grad_hidden.shape[1], first_q, n, total, first_n,
+                    FIRST=first, ROWS=rows, M=width, X=BLOCK_X, Z=BLOCK_Z, num_warps=1,
+                )  # fmt: skip
+            grad_v += sums.sum(dim=1)
+            # A vertex meets each plane once, so the rows of any one plane add up to the bias's gradient.
+            grad_bias += grad_hidden[:, first_q : first_q + n * n].sum(dim=(0, 1))
             first_q, first_n = first_q + 3 * n * n, first_n + n**3
-        shares = sum(parts).split([hidden * channels, hidden, hidden * channels, hidden, 4 * hidden], dim=1)
+        grad_samples = torch.bmm(grad_hidden[:, :num_q], weight)
+        grad_weight = _summed_products(grad_hidden, samples)
         return (
             grad_samples,
-            shares[0].view(batch, hidden, channels),
-            shares[1].sum(dim=0),
-            shares[2].view(batch, hidden, channels),
-            shares[3].sum(dim=0),
-            shares[4].view(batch, 4, hidden),
+            grad_weight[:, :width],
+            grad_bias[:width],
+            grad_weight[:, width:],
+            grad_bias[width:],
+            grad_v,
             grad.sum(dim=(0, 1)),
             None, None,
         )  # fmt: skip
+
+
+def _padded(rows: int) -> int:
+    return cdiv(rows, ROWS_AT_A_TIME) * ROWS_AT_A_TIME
+
+
+def _summed_products(grad_BPH: Tensor, samples_BQC: Tensor) -> Tensor:
+    """BHC, the sum over rows: a product alone would give each of its few results to one multiprocessor. P is Q, padded."""
+    samples_BPC = F.pad(samples_BQC, (0, 0, 0, grad_BPH.shape[1] - samples_BQC.shape[1]))
+    parts = [x.unflatten(1, (-1, ROWS_AT_A_TIME)).flatten(0, 1) for x in (grad_BPH, samples_BPC)]
+    products = torch.bmm(parts[0].transpose(1, 2), parts[1])
+    return products.unflatten(0, (len(samples_BQC), -1)).sum(dim=1)
