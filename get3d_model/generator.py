@@ -260,6 +260,14 @@ class Generator(nn.Module):
         styles_tex_BLS = self.synthesis.texture_styles(ws_geo_BLD, ws_tex_BLD)
         return self.synthesis.fields(ws_geo_BLD, styles_tex_BLS, half_dtype)
 
+    def first_to_have_gradients(self) -> list[nn.Parameter]:
+        """All parameters but those where a backward pass ends: the mappings and the two lowest resolutions."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("mapping") and ".b4." not in name and ".b8." not in name
+        ]
+
     def image(self, fields: GeneratorFields, camera: Camera, rasterizer: Rasterizer) -> GeneratorOutput:
         """Mesh and views of every shape."""
         surface = self.synthesis.extractor.surface(fields.geometry)

@@ -179,6 +179,12 @@ class Discriminator(nn.Module):
         rgb_BC, mask_BC, rgb_map_BC, mask_map_BC = side_by_side(parts, [*images, encoding_BE])
         return self._logits(rgb_BC, rgb_map_BC), self._logits(mask_BC, mask_map_BC)
 
+    def first_to_have_gradients(self) -> list[nn.Parameter]:
+        """Nearly all parameters, but none of the two highest resolutions: a backward pass ends there, and has its largest
+        images still to go through when these have their gradients."""
+        last = tuple(f"{prefix}b{res}." for prefix in ("", "mask_") for res in self.resolutions[:2])
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith(last)]
+
     def _features(self, prefix: str, images: list[Tensor], half_dtype: torch.dtype, batches: int) -> Tensor:
         x: PendingActivation | None = None
         for res, image in zip(self.resolutions, images, strict=False):

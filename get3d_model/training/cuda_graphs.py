@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from get3d_model.ops.side_by_side import lane_stream, recording_side_by_side
 from get3d_model.structures import map_tensors, tensors_of
-from get3d_model.training.runner import Loss, Report, Started, leaf_of
+from get3d_model.training.runner import Early, Loss, Report, Started, leaf_of
 
 T = TypeVar("T")
-RECORDER = -1
-"""Index of the stream that a lane is recorded on; its parts have those from 0 on."""
+RECORDER, WATCHER = -1, -2
+"""Indices of the streams that a lane is recorded on, and that waits for early gradients; its parts have those from 0 on."""
 
 
 def _copy_into(static: Sequence[Any], given: Sequence[Any]) -> None:
@@ -46,7 +46,8 @@ def _warm_up(run: Callable[[], object], beside: Callable[[], AbstractContextMana
 
 @dataclass
 class _Recording:
-    """One graph from static inputs to static results."""
+    """One graph from static inputs to static results. ready: recorded, in the middle of it, once early gradients are
+    complete."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Sequence[Any]
@@ -55,6 +56,7 @@ class _Recording:
     input_gradient: Tensor | None = None
     report_names: Sequence[str] = ()
     report_values: Tensor | None = None
+    ready: torch.cuda.Event | None = None
 
     def replay(self, inputs: Sequence[Any]) -> Report:
         _copy_into(self.inputs, inputs)
@@ -67,7 +69,7 @@ class _Recording:
 
 @dataclass
 class _Front:
-    """A forward graph and the backward graph that continues from its outputs' gradients."""
+    """A forward graph and the backward graph that continues from its outputs' gradients. ready: as in `_Recording`."""
 
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph
@@ -76,12 +78,14 @@ class _Front:
     output_gradients: list[Tensor | None]
     parameters: Sequence[nn.Parameter]
     parameter_gradients: Sequence[Tensor | None]
+    ready: torch.cuda.Event | None
 
 
 @dataclass(frozen=True)
 class _StartedFront:
     front: _Front
     outputs: Any
+    early: Early | None
 
     def backward(self) -> None:
         given = [output.grad for output in tensors_of(self.outputs)]
@@ -95,6 +99,8 @@ class _StartedFront:
         self.front.backward.replay()
         for parameter, gradient in zip(self.front.parameters, self.front.parameter_gradients, strict=True):
             parameter.grad = gradient
+        if self.early and self.front.ready:
+            self.early.begin(self.front.ready)
 
 
 @dataclass
@@ -110,12 +116,53 @@ class _Lane:
 
     @contextmanager
     def recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
-        stream = lane_stream(torch.device("cuda", torch.cuda.current_device()), self.name, RECORDER)
-        with torch.cuda.graph(graph, pool=self.pool, stream=stream), self.beside():
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream(RECORDER)), self.beside():
             yield
+
+    def stream(self, index: int) -> torch.cuda.Stream:
+        return lane_stream(torch.device("cuda", torch.cuda.current_device()), self.name, index)
 
     def beside(self) -> AbstractContextManager[None]:
         return recording_side_by_side(self.name) if self.side_by_side else nullcontext()
+
+
+@contextmanager
+def _watching(
+    parameters: Sequence[nn.Parameter], stream: torch.cuda.Stream, accumulated: bool
+) -> Iterator[torch.cuda.Event | None]:
+    """An event that every replay of what is recorded inside records as soon as it has the parameters' gradients; None
+    without parameters.
+
+    Parts of a recording have streams of their own; `stream` waits for each gradient on whichever it is made.
+    accumulated: the pass leaves gradients in the parameters, instead of returning them.
+    """
+    if not parameters:
+        yield None
+        return
+    # External: for waiting outside of the graph, not an edge of it.
+    ready, missing = torch.cuda.Event(external=True), len(parameters)
+
+    def arrived(_: Tensor) -> None:
+        nonlocal missing
+        stream.wait_stream(torch.cuda.current_stream())
+        missing -= 1
+        if missing == 0:
+            ready.record(stream)
+
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(arrived)
+        if accumulated
+        else parameter.register_hook(arrived)
+        for parameter in parameters
+    ]
+    try:
+        yield ready
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert not missing, f"{missing} of {len(parameters)} gradients did not come as they did before"
+    # What is recorded has to end where it began.
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 class GraphRunner:
@@ -132,24 +179,38 @@ class GraphRunner:
         self._shared_lane = _Lane("shared", side_by_side)
 
     def start(
-        self, name: str, function: Callable[..., T], inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        function: Callable[..., T],
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Started[T]:
         if name not in self._fronts:
             with torch.enable_grad():
-                self._fronts[name] = self._record_front(function, inputs, list(parameters))
+                self._fronts[name] = self._record_front(function, inputs, list(parameters), early)
         front = self._fronts[name]
         _copy_into(front.inputs, inputs)
         front.forward.replay()
         differentiable = torch.is_grad_enabled()
         leaf = leaf_of if differentiable else Tensor.detach
-        return _StartedFront(front, map_tensors(leaf, front.outputs))
+        return _StartedFront(front, map_tensors(leaf, front.outputs), early)
 
     def gradients(
-        self, name: str, loss: Loss, inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        loss: Loss,
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Report:
         if name not in self._recordings:
-            self._recordings[name] = self._record_gradients(loss, inputs, list(parameters))
-        return self._recordings[name].replay(inputs)
+            self._recordings[name] = self._record_gradients(loss, inputs, list(parameters), early)
+        recording = self._recordings[name]
+        report = recording.replay(inputs)
+        if early and recording.ready:
+            early.begin(recording.ready)
+        return report
 
     def input_gradient(self, name: str, loss: Loss, inputs: Sequence[Any]) -> tuple[Tensor, Report]:
         if name not in self._recordings:
@@ -159,23 +220,33 @@ class GraphRunner:
         return recording.input_gradient, report
 
     def _record_front(
-        self, function: Callable[..., T], inputs: Sequence[Any], parameters: list[nn.Parameter]
+        self,
+        function: Callable[..., T],
+        inputs: Sequence[Any],
+        parameters: list[nn.Parameter],
+        early: Early | None,
     ) -> _Front:
         static = map_tensors(lambda x: x.detach().clone(), tuple(inputs))
 
         def differentiable(results: Any) -> list[Tensor]:
             return [item for item in tensors_of(results) if item.requires_grad]
 
+        found: set[nn.Parameter] = set()
+
         def run() -> None:
             made = differentiable(function(*static))
-            torch.autograd.grad(made, parameters, [torch.zeros_like(m) for m in made], allow_unused=True)
+            zeros = [torch.zeros_like(m) for m in made]
+            gradients = torch.autograd.grad(made, parameters, zeros, allow_unused=True)
+            found.update(p for p, g in zip(parameters, gradients, strict=True) if g is not None)
 
         _warm_up(run, self._front_lane.beside)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with self._front_lane.recording(forward):
             results = function(*static)
         gradients = [torch.zeros_like(item) if item.requires_grad else None for item in tensors_of(results)]
-        with self._front_lane.recording(backward):
+        watched = [p for p in early.parameters if p in found] if early else []
+        watching = _watching(watched, self._front_lane.stream(WATCHER), accumulated=False)
+        with self._front_lane.recording(backward), watching as ready:
             parameter_gradients = torch.autograd.grad(
                 differentiable(results),
                 parameters,
@@ -183,10 +254,14 @@ class GraphRunner:
                 allow_unused=True,
             )
         outputs = map_tensors(leaf_of, results)
-        return _Front(forward, backward, static, outputs, gradients, parameters, parameter_gradients)
+        return _Front(forward, backward, static, outputs, gradients, parameters, parameter_gradients, ready)
 
     def _record_gradients(
-        self, loss: Loss, inputs: Sequence[Any], parameters: list[nn.Parameter]
+        self,
+        loss: Loss,
+        inputs: Sequence[Any],
+        parameters: list[nn.Parameter],
+        early: Early | None,
     ) -> _Recording:
         static = map_tensors(lambda x: x.detach().clone(), tuple(inputs))
 
@@ -196,15 +271,18 @@ class GraphRunner:
             return report
 
         _warm_up(run, self._shared_lane.beside)
+        watched = [p for p in early.parameters if p.grad is not None] if early else []
         for parameter in parameters:
             parameter.grad = None
         graph = torch.cuda.CUDAGraph()
+        watching = _watching(watched, self._shared_lane.stream(WATCHER), accumulated=True)
         with self._shared_lane.recording(graph):
-            report = run()
+            with watching as ready:
+                report = run()
             values = _stack(report)
         gradients = [parameter.grad for parameter in parameters]
         return _Recording(
-            graph, static, parameters, gradients, report_names=list(report), report_values=values
+            graph, static, parameters, gradients, None, list(report), report_values=values, ready=ready
         )
 
     def _record_input_gradient(self, loss: Loss, inputs: Sequence[Any]) -> _Recording:

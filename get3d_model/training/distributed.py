@@ -57,6 +57,11 @@ class World:
                 dist.all_reduce(tensor)
                 tensor /= self.size
 
+    def start_average(self, tensor: Tensor, place: str) -> dist.Work:
+        """`average` of a CUDA tensor that does not wait: neither the host nor, before the result's `wait`, the stream."""
+        self.arrive(place)
+        return dist.all_reduce(tensor, op=dist.ReduceOp.AVG, async_op=True)
+
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""
         if self.size > 1:

@@ -30,6 +30,7 @@ from get3d_model.losses.sdf import sdf_sign_cross_entropy
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.base import Rasterizer
 from get3d_model.training.aside import Aside
+from get3d_model.training.gradients import EarlyAverage
 from get3d_model.training.runner import EagerRunner, Loss, Report, Runner, Started
 from get3d_model.transfer import to_device
 from get3d_model.types import Camera, GeneratorFields, GeneratorOutput
@@ -84,9 +85,8 @@ class Phases:
 
     class_share_K: how often generated shapes are of each class of a class-conditional model, on the CPU.
     runner: how the parts with fixed shapes run.
-    aside: where the discriminators' updates run, and with `discriminators_aside` their own phases: join it before
-    using their gradients, weights or reports. Of several ranks only the updates go there: the next generator phase
-    then hides the averaging of gradients, which would otherwise come after it.
+    aside: where the discriminators' phases and updates run: join it before using their gradients, weights or reports.
+    early_generator, early_discriminator: of several ranks, average those gradients that are there before the others.
     """
 
     generator: Generator
@@ -98,7 +98,8 @@ class Phases:
     class_share_K: Tensor | None = None
     runner: Runner = field(default_factory=EagerRunner)
     aside: Aside = field(default_factory=Aside)
-    discriminators_aside: bool = True
+    early_generator: EarlyAverage | None = None
+    early_discriminator: EarlyAverage | None = None
 
     def generator_main(self, batch: int, random: torch.Generator) -> Report:
         """Gmain: non-saturating loss on both discriminators and the SDF regularisers."""
@@ -206,12 +207,8 @@ class Phases:
 
     def _discriminator_gradients(self, name: str, loss: Loss, inputs: Sequence[Any]) -> Report:
         parameters = list(self.discriminator.parameters())
-        if self.discriminators_aside:
-            with self.aside.running(inputs):
-                return self.runner.gradients(name, loss, inputs, parameters)
-        # An update before this phase may still be under way.
-        self.aside.join()
-        return self.runner.gradients(name, loss, inputs, parameters)
+        with self.aside.running(inputs):
+            return self.runner.gradients(name, loss, inputs, parameters, self.early_discriminator)
 
     def _r1_loss(self, real_B4HW: Tensor, angles_B2: Tensor, class_B: Tensor | None) -> tuple[Tensor, Report]:
         images = real_B4HW.detach().requires_grad_(True)
@@ -234,6 +231,7 @@ class Phases:
             self._front,
             (to_device(draws.z_4SZ, device), to_device(draws.cut_2, device), class_S),
             list(generator.parameters()),
+            self.early_generator,
         )
         output = generator.image(front.outputs.fields, camera, self.rasterizer)
         class_B = None if class_S is None else class_S.repeat_interleave(views, output_size=batch)

@@ -21,6 +21,16 @@ Loss = Callable[..., tuple[Tensor, Report]]
 """Tensors -> (scalar to differentiate, detached scalars to report)."""
 
 
+class Early(Protocol):
+    """Wants the gradients of some parameters (those that have one) before the others' are there."""
+
+    parameters: Sequence[nn.Parameter]
+
+    def begin(self, ready: torch.cuda.Event) -> None:
+        """ready: recorded by the device when they are complete."""
+        ...
+
+
 class Started(Protocol[T]):
     """A part that has run forwards. outputs: cut from the part's graph; differentiate what follows, then call
     `backward`, which continues from their gradients into the parameters."""
@@ -34,15 +44,31 @@ class Runner(Protocol):
     """Runs parts by name; the same name is always the same function and the same shapes."""
 
     def start(
-        self, name: str, function: Callable[..., T], inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        function: Callable[..., T],
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Started[T]:
-        """Runs forwards. Without gradients (under torch.no_grad) only the outputs are of use."""
+        """Runs forwards. Without gradients (under torch.no_grad) only the outputs are of use.
+
+        early: is told of its parameters' gradients during `backward`, if the part is recorded.
+        """
         ...
 
     def gradients(
-        self, name: str, loss: Loss, inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        loss: Loss,
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Report:
-        """Leaves the gradients of the loss in the parameters, which must have none."""
+        """Leaves the gradients of the loss in the parameters, which must have none.
+
+        early: is told of its parameters' gradients, if the part is recorded.
+        """
         ...
 
     def input_gradient(self, name: str, loss: Loss, inputs: Sequence[Any]) -> tuple[Tensor, Report]:
@@ -68,13 +94,23 @@ class EagerRunner:
     """Runs every part as it comes."""
 
     def start(
-        self, name: str, function: Callable[..., T], inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        function: Callable[..., T],
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Started[T]:
         results = function(*inputs)
         return EagerStarted(results, map_tensors(leaf_of, results))
 
     def gradients(
-        self, name: str, loss: Loss, inputs: Sequence[Any], parameters: Sequence[nn.Parameter]
+        self,
+        name: str,
+        loss: Loss,
+        inputs: Sequence[Any],
+        parameters: Sequence[nn.Parameter],
+        early: Early | None = None,
     ) -> Report:
         total, report = loss(*inputs)
         total.backward()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from get3d_model.cameras import CameraDistribution
 from get3d_model.config import Config, TrainingConfig
-from get3d_model.generator import build_generator
+from get3d_model.generator import Generator, build_generator
 from get3d_model.isosurface.grid import TetrahedralGrid
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.rendering.select import make_rasterizer
@@ -24,7 +24,7 @@ from get3d_model.training.aside import Aside
 from get3d_model.training.checkpoint import TrainedModules
 from get3d_model.training.distributed import World
 from get3d_model.training.ema import ema_beta, update_ema
-from get3d_model.training.gradients import GradientFigures, average_gradients
+from get3d_model.training.gradients import EarlyAverage, GradientFigures, average_gradients
 from get3d_model.training.phases import Phases
 from get3d_model.training.runner import EagerRunner, Report, Runner
 
@@ -51,20 +51,20 @@ class TrainingStep:
         real_B4HW: RGB in [-1, 1] and silhouette in [0, 1]; angles_B2: radians, as `RenderedDataset` gives them.
         class_B: int64 classes of the images, for a class-conditional model.
         index: number of the step from 0. Everything random in it is a function of (seed, index, rank).
-        leave_open: the discriminators' part (of several ranks, its update) and the moving average may still run when the
-        next step begins. Call `finish` before reading the scalars, the weights or the optimizers' state.
+        leave_open: the discriminators' part and the moving average may still run when the next step begins. Call
+        `finish` before reading the scalars, the weights or the optimizers' state.
         """
         config, modules, phases = self.config, self.modules, self.phases
         random = torch.Generator().manual_seed(step_seed(config.seed, index, self.world.rank))
 
         modules.generator_optimizer.zero_grad(set_to_none=True)
         report = phases.generator_main(len(real_B4HW), random)
-        generator = self._update(modules.generator_optimizer)
+        generator = self._update(modules.generator_optimizer, phases.early_generator)
 
         modules.discriminator_optimizer.zero_grad(set_to_none=True)
         report |= phases.discriminator_main(real_B4HW, angles_B2, random, class_B)
         with phases.aside.running(generator, gradients_of(modules.discriminator)):
-            discriminator = self._update(modules.discriminator_optimizer)
+            discriminator = self._update(modules.discriminator_optimizer, phases.early_discriminator)
             report["gradients/generator_norm"] = generator.norm
             report["gradients/discriminator_norm"] = discriminator.norm
             replaced = generator.replaced + discriminator.replaced
@@ -73,7 +73,7 @@ class TrainingStep:
             modules.discriminator_optimizer.zero_grad(set_to_none=True)
             report |= phases.discriminator_r1(real_B4HW, angles_B2, class_B)
             with phases.aside.running(gradients_of(modules.discriminator)):
-                r1 = self._update(modules.discriminator_optimizer)
+                r1 = self._update(modules.discriminator_optimizer, phases.early_discriminator)
                 report["gradients/r1_norm"] = r1.norm
                 replaced = replaced + r1.replaced
         report["gradients/replaced_count"] = replaced
@@ -100,8 +100,8 @@ class TrainingStep:
             for mapping in (generator.mapping, generator.mapping_geo):
                 self.world.average(mapping.w_avg, "the average of w")
 
-    def _update(self, optimizer: torch.optim.Optimizer) -> GradientFigures:
-        figures = average_gradients(optimizer.param_groups[0]["params"], self.world)
+    def _update(self, optimizer: torch.optim.Optimizer, early: EarlyAverage | None = None) -> GradientFigures:
+        figures = average_gradients(optimizer.param_groups[0]["params"], self.world, early)
         optimizer.step()
         return figures
 
@@ -160,7 +160,8 @@ def build_training_step(
         torch.backends.cudnn.benchmark = True
     phases = Phases(
         generator, discriminator, make_rasterizer(device), cameras, training, half_dtype, class_share_K,
-        make_runner(device, training), make_aside(device, training), discriminators_aside=world.size == 1,
+        make_runner(device, training), make_aside(device, training),
+        make_early(generator, world), make_early(discriminator, world),
     )  # fmt: skip
     return TrainingStep(phases, modules, world, training)
 
@@ -179,6 +180,13 @@ def make_aside(device: torch.device, training: TrainingConfig) -> Aside:
     """A second stream where parts are recorded: there their memory is set apart anyway. Without recordings the allocator
     would keep what the discriminators need beside what the generator needs, instead of one after the other."""
     return Aside(device if training.cuda_graphs else None)
+
+
+def make_early(network: Generator | Discriminator, world: World) -> EarlyAverage | None:
+    """Of several GPUs: for the parameters whose gradients are there first."""
+    if world.size == 1 or world.device.type != "cuda":
+        return None
+    return EarlyAverage(network.first_to_have_gradients(), world)
 
 
 def gradients_of(module: nn.Module) -> list[Tensor]:

@@ -6,28 +6,15 @@ import pytest
 import torch
 
 from get3d_model.cameras import UniformOrbit
-from get3d_model.config import Config, ModelConfig, RenderConfig, TrainingConfig
 from get3d_model.training.distributed import World
 from get3d_model.training.runner import EagerRunner
 from get3d_model.training.step import build_training_step
+from tests.get3d_model.training.tiny import graph_config
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-
-def config(**model) -> Config:
-    return Config(
-        name="graphs",
-        render=RenderConfig(resolution=64),
-        model=ModelConfig(
-            z_dim=32, w_dim=32, mapping_layers=2, tri_plane_resolution=32, channel_base=1024, channel_max=64,
-            tet_res=16, image_resolution=64, discriminator_channel_base=1024, discriminator_channel_max=64,
-            num_half_precision_blocks=0, initial_shape=(0.2, 0.15, 0.3), **model,
-        ),
-        training=TrainingConfig(batch_size=4, r1_interval=2),
-    )  # fmt: skip
 
 
 def three_batches() -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +29,7 @@ def test_open_steps_train_like_closed_ones():
     world = World(0, 1, torch.device("cuda"))
     kinds = {}
     for name, left_open in (("closed", False), ("again", False), ("open", True)):
-        train = build_training_step(config(), world, UniformOrbit())
+        train = build_training_step(graph_config(), world, UniformOrbit())
         reports = [train.step(real[i], angles[i], i, leave_open=left_open) for i in range(3)]
         train.finish()
         kinds[name] = [{key: float(value) for key, value in report.items()} for report in reports]
@@ -61,7 +48,9 @@ def test_replayed_steps_equal_plain_ones(generator, isosurface):
     real, angles = three_batches()
     reports = []
     for plain in (False, True):
-        train = build_training_step(config(generator=generator, isosurface=isosurface), world, UniformOrbit())
+        train = build_training_step(
+            graph_config(generator=generator, isosurface=isosurface), world, UniformOrbit()
+        )
         if plain:
             train = dataclasses.replace(train, phases=dataclasses.replace(train.phases, runner=EagerRunner()))
         reports.append([train.step(real[index], angles[index], index) for index in range(3)])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from get3d_model.config import Config, TrainingConfig, config_to_dict
+from get3d_model.config import Config, ModelConfig, RenderConfig, TrainingConfig, config_to_dict
 from get3d_model.evaluation_settings import EvaluationConfig
 from get3d_model.weights import load_tensors
 from tests.get3d_model.data.synthetic import make_shapes, write_shard_dataset
@@ -117,3 +117,17 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
         if first[name].dtype != second[name].dtype
         or first[name].numpy().tobytes() != second[name].numpy().tobytes()
     ]
+
+
+def graph_config(**model: Any) -> Config:
+    """Small, but with layers of every kind that a GPU records."""
+    return Config(
+        name="graphs",
+        render=RenderConfig(resolution=64),
+        model=ModelConfig(
+            z_dim=32, w_dim=32, mapping_layers=2, tri_plane_resolution=32, channel_base=1024, channel_max=64,
+            tet_res=16, image_resolution=64, discriminator_channel_base=1024, discriminator_channel_max=64,
+            num_half_precision_blocks=0, initial_shape=(0.2, 0.15, 0.3), **model,
+        ),
+        training=TrainingConfig(batch_size=4, r1_interval=2),
+    )  # fmt: skip
