@@ -3,7 +3,8 @@
 torchrun --nproc-per-node N -m tests.benchmarks.scaling --preset car_1024 --batch-per-gpu 4
 
 Scaling efficiency is images_per_s at N divided by N times images_per_s at 1. The real images are noise that lies on
-the device already, so that the disk and the decoder are left out; everything else is the trainer's own step.
+the device already, so that the disk and the decoder are left out; everything else is the trainer's own step. Its
+learning rates are next to nothing: weights that change differently in two runs soon make meshes of other sizes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from get3d_model.training.distributed import World, world_from_environment
 from get3d_model.training.gradients import average_gradients
 from get3d_model.training.step import build_training_step
 
+LEARNING_RATE = 1e-12
 Instant = torch.cuda.Event | float
 
 
@@ -101,9 +103,13 @@ def main() -> None:
 def measure(args: argparse.Namespace, world: TimedWorld) -> dict[str, object]:
     config = load_config(args.config or CONFIG_DIR / f"{args.preset}.yaml")
     batch = args.batch_per_gpu
-    config = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, batch_size=batch * world.size)
+    training = dataclasses.replace(
+        config.training,
+        batch_size=batch * world.size,
+        generator_lr=LEARNING_RATE,
+        discriminator_lr=LEARNING_RATE,
     )
+    config = dataclasses.replace(config, training=training)
     clock = world.clock
     train = build_training_step(config, world, UniformOrbit())
     resolution = config.model.image_resolution
@@ -120,7 +126,7 @@ def measure(args: argparse.Namespace, world: TimedWorld) -> dict[str, object]:
     world.spans.clear()
     started = time.perf_counter()
     for index in range(args.steps):
-        train.step(real_B4HW, angles_B2, index, leave_open=True)
+        report = train.step(real_B4HW, angles_B2, index, leave_open=True)
     train.finish()
     clock.wait()
     mine_s = time.perf_counter() - started
@@ -150,6 +156,7 @@ def measure(args: argparse.Namespace, world: TimedWorld) -> dict[str, object]:
         "average_gradients_alone_ms": round(average_ms, 3),
         "generator_parameters": parameters[0],
         "discriminator_parameters": parameters[1],
+        "triangles_per_shape": round(float(report["shapes/triangles"])),
         "steps": args.steps,
         "backend": dist.get_backend() if world.size > 1 else None,
         "device": torch.cuda.get_device_name(world.device) if cuda else "cpu",

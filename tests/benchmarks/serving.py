@@ -7,6 +7,9 @@ texture on all; requests that come together have a core each, so the ratio of th
 cores over the share of them that a lone request keeps busy. `load_1min` tells whether the machine was busy with
 something else: figures are only worth something where it is that of the benchmark alone.
 
+At the end of a run some workers have nothing to do any more: 32 meshes feel it, --meshes 128 hardly. Where cores are
+virtual and their speed comes and goes, --rounds 3 takes the concurrencies in turns, so that none has the slow minutes.
+
 --direct     drives the model's engine in processes of its own, with batches made as the dynamic batcher makes them,
              where there is no Triton (the wheel is not needed then); latency lacks gRPC, about 3 ms for a GLB of 1 MB
 --device     cuda: the networks, the field and the extraction run there; with a server, Triton chooses it by itself
@@ -29,7 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -134,35 +137,48 @@ def service(args: argparse.Namespace, repository: Path) -> Iterator[Sample]:
         yield client.sample
 
 
-def measured(
-    sample: Sample, requests: list[SampleRequest], concurrency: int
-) -> tuple[dict[str, Any], list[SampleResponse]]:
-    """(figures, answers in order) with `concurrency` requests under way all the time."""
-    times_ms: list[float] = []
+@dataclass
+class Measured:
+    """What was seen with one number of requests under way, over all rounds."""
+
+    times_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    answers: list[SampleResponse] = field(default_factory=list)
+    load_1min: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        ordered = sorted(self.times_ms)
+        metadata = [answer.metadata for answer in self.answers]
+        stages = sorted({stage for m in metadata for stage in m.milliseconds})
+        return {
+            "p50_ms": round(statistics.median(ordered), 1),
+            "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
+            "meshes_per_s": round(len(self.answers) / self.seconds, 2),
+            "mean_batch": round(statistics.mean(m.batch_size for m in metadata), 1),
+            "stage_ms": {
+                stage: round(statistics.median(m.milliseconds.get(stage, 0.0) for m in metadata), 1)
+                for stage in stages
+            },
+            "load_1min": round(self.load_1min, 2),
+        }
+
+
+def measure(sample: Sample, requests: list[SampleRequest], concurrency: int, into: Measured) -> str:
+    """Adds a run with `concurrency` requests under way all the time; returns the hash of its answers in order."""
 
     def timed(request: SampleRequest) -> SampleResponse:
         start = time.perf_counter()
         answer = sample(request)
-        times_ms.append(1e3 * (time.perf_counter() - start))
+        into.times_ms.append(1e3 * (time.perf_counter() - start))
         return answer
 
     start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
         answers = list(pool.map(timed, requests))
-    seconds = time.perf_counter() - start
-    ordered = sorted(times_ms)
-    stages = sorted({stage for answer in answers for stage in answer.metadata.milliseconds})
-    return {
-        "p50_ms": round(statistics.median(ordered), 1),
-        "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
-        "meshes_per_s": round(len(requests) / seconds, 2),
-        "mean_batch": round(statistics.mean(a.metadata.batch_size for a in answers), 1),
-        "stage_ms": {
-            stage: round(statistics.median(a.metadata.milliseconds.get(stage, 0.0) for a in answers), 1)
-            for stage in stages
-        },
-        "load_1min": round(os.getloadavg()[0], 2),
-    }, answers
+    into.seconds += time.perf_counter() - start
+    into.answers += answers
+    into.load_1min = os.getloadavg()[0]
+    return hashlib.sha256(b"".join(answer.mesh for answer in answers)).hexdigest()
 
 
 def make_repository(args: argparse.Namespace, folder: Path) -> str:
@@ -209,14 +225,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--direct", action="store_true", help="the engine without Triton")
     parser.add_argument("--texture-resolution", type=int, default=1024)
-    parser.add_argument("--meshes", type=int, default=32, help="per concurrency")
+    parser.add_argument("--meshes", type=int, default=32, help="per concurrency and round")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each concurrency has its turn")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--batch", type=int, default=8, help="largest batch")
     parser.add_argument("--instances", type=int, default=1, help="processes of the model")
     parser.add_argument("--psi", type=float, default=0.7)
     args = parser.parse_args()
     requests = [SampleRequest(seed, args.psi, args.texture_resolution, "glb") for seed in range(args.meshes)]
-    figures: dict[str, Any] = {}
+    seen = {concurrency: Measured() for concurrency in args.concurrency}
     hashes = set()
     with tempfile.TemporaryDirectory() as folder:
         name = make_repository(args, Path(folder))
@@ -224,11 +241,13 @@ def main() -> None:
         with service(args, Path(folder) / "repository") as sample:
             start_s = time.perf_counter() - start
             # Compiles what first requests compile, with as many under way as later.
-            measured(sample, requests[: max(args.concurrency)], max(args.concurrency))
-            for concurrency in args.concurrency:
-                figures[str(concurrency)], answers = measured(sample, requests, concurrency)
-                hashes.add(hashlib.sha256(b"".join(a.mesh for a in answers)).hexdigest())
+            measure(sample, requests[: max(args.concurrency)], max(args.concurrency), Measured())
+            for _ in range(args.rounds):
+                for concurrency, into in seen.items():
+                    hashes.add(measure(sample, requests, concurrency, into))
+    figures = {str(concurrency): into.summary() for concurrency, into in seen.items()}
     first = figures[str(args.concurrency[0])]["meshes_per_s"]
+    answers = seen[args.concurrency[0]].answers
     print(
         json.dumps(
             {
@@ -239,6 +258,7 @@ def main() -> None:
                     "direct": args.direct,
                     "texture_resolution": args.texture_resolution,
                     "meshes": args.meshes,
+                    "rounds": args.rounds,
                     "batch": args.batch,
                     "instances": args.instances,
                     "mean_faces": round(statistics.mean(a.metadata.faces for a in answers)),
