@@ -115,7 +115,8 @@ class Synthesis(nn.Module):
     def raw_geometry(self, planes_geo: Any, ws_geo_BLD: Tensor) -> RawGeometry:
         """Values at the grid vertices, deformation in world units, before the empty-shape rule."""
         raw = self.generator.geometry(self.lookup(planes_geo), ws_geo_BLD)
-        deform_BN3 = torch.tanh(raw.deform_BN3.float()) * self.deform_scale_N3
+        # Three values of four in a row: gathered first, since on a CPU only rows without gaps are worked on as vectors.
+        deform_BN3 = torch.tanh(raw.deform_BN3.float().contiguous()) * self.deform_scale_N3
         return RawGeometry(raw.sdf_BN.float() + self.prior_N, deform_BN3, raw.weights_BQ21)
 
     def geometry(self, planes_geo: Any, ws_geo_BLD: Tensor) -> GeometryOutput:

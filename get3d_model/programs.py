@@ -132,6 +132,7 @@ def load_program(path: Path) -> Callable[..., Any]:
     module = program.module()
     with torch.no_grad():
         constant_fold(module)
+    _lay_out_for_convolutions(module)
     # Shapes and types are those of the export; a fifth of all steps would only check that.
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
@@ -139,6 +140,18 @@ def load_program(path: Path) -> Callable[..., Any]:
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _lay_out_for_convolutions(module: torch.fx.GraphModule) -> None:
+    """Constant kernels get their channels last, which convolutions of such images would do at every call."""
+    for node in module.graph.nodes:
+        if node.target is not torch.ops.aten.conv2d.default:
+            continue
+        weight = node.args[1]
+        if weight.op == "get_attr" and len(weight.users) == 1:
+            kernel = getattr(module, weight.target).detach()
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+            setattr(module, weight.target, nn.Parameter(kernel, requires_grad=False))
 
 
 class Programs:
