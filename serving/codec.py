@@ -124,6 +124,11 @@ class SampleRequest:
         """Whether the answer holds a "mesh", "latent" or "preview"."""
         return what in (self.deliver or "mesh").split(",")
 
+    @property
+    def needs_shape(self) -> bool:
+        """Whether more is asked for than latents, which need no field and no surface."""
+        return self.delivers("mesh") or self.delivers("preview")
+
     def _source(self, part: str) -> tuple[str, Any]:
         name = next((name for name in _SOURCES[part] if getattr(self, name) is not None), "seed")
         value = getattr(self, name)
@@ -175,7 +180,7 @@ class SampleMetadata:
 
     seed, seed_tex: as asked for; none for explicit latents, a list where several were mixed.
     texture_resolution, file_format, truncation_psi: as used, defaults filled in.
-    empty: the sampled field had no surface, and the mesh is the stand-in shape.
+    empty: the sampled field had no surface, and the mesh is the stand-in shape; none where latents alone were asked for.
     bytes: length of the file. model, version: names in the repository. kimg, checkpoint_sha256: the weights.
     batch_size: meshes that went through the networks together.
     milliseconds: duration per stage; "networks" and "extraction" are those of the whole batch.
@@ -189,7 +194,7 @@ class SampleMetadata:
     file_format: str
     vertices: int
     faces: int
-    empty: bool
+    empty: bool | None
     bytes: int
     model: str
     version: str

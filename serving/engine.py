@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,7 +179,9 @@ class Engine:
         return filled
 
     def _run_networks(self, rows: list[Row]) -> list[Row]:
-        """Networks and extraction of a whole batch on a GPU; the rows that go on, with their shapes."""
+        """Networks and extraction of a whole batch on a GPU; the rows that go on, with the shapes that they need."""
+        shapeless = [row for row in rows if not row.request.needs_shape]
+        rows = [row for row in rows if row.request.needs_shape]
         alive, styles = [], []
         with self._stage("networks", rows):
             for row in rows:
@@ -191,7 +192,7 @@ class Engine:
                 except Exception as error:
                     row.state.error = row.state.error or error
             if not alive:
-                return []
+                return shapeless
             geometry, planes_tex, ws_tex = self.sampler.networks(
                 Styles(torch.cat([s.w_geo_BD for s in styles]), torch.cat([s.w_tex_BD for s in styles]))
             )
@@ -202,7 +203,7 @@ class Engine:
             shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
             for index, row in enumerate(alive):
                 row.shapes = shapes.single(index)
-        return alive
+        return shapeless + alive
 
     def _finish(self, row: Row, batch_size: int, told: Callable[[Any], None]) -> None:
         """Everything of one row, on a worker; tells what has become of its job when it was the last one."""
@@ -221,16 +222,22 @@ class Engine:
 
     def _answer(self, row: Row, batch_size: int) -> SampleResponse:
         request, sampler = row.request, self.sampler
+        latents = (None, None)
         if row.shapes is None:
             row.state.check("networks")
             with self._stage("networks", [row]):
                 styles = styles_of(sampler, request)
-                geometry, planes_tex, ws_tex = sampler.networks(styles)
-            row.state.check("extraction")
-            with self._stage("extraction", [row]):
-                meshes = sampler.generator.synthesis.extractor.surface(geometry).meshes
-                row.shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
-        latents = self._latents(row) if request.delivers("latent") else (None, None)
+                if request.needs_shape:
+                    geometry, planes_tex, ws_tex = sampler.networks(styles)
+            if request.needs_shape:
+                row.state.check("extraction")
+                with self._stage("extraction", [row]):
+                    meshes = sampler.generator.synthesis.extractor.surface(geometry).meshes
+                    row.shapes = Shapes(meshes, geometry.empty_B, planes_tex, ws_tex)
+        elif request.delivers("latent"):
+            styles = styles_of(sampler, request)
+        if request.delivers("latent"):
+            latents = tuple(w[0].float().cpu().numpy() for w in (styles.w_geo_BD, styles.w_tex_BD))
         previews = self._previews(row) if request.delivers("preview") else ()
         content, facts = b"", {"vertices": 0, "faces": 0}
         if request.delivers("mesh"):
@@ -241,7 +248,7 @@ class Engine:
             truncation_psi=request.truncation_psi,
             texture_resolution=request.texture_resolution,
             file_format=request.file_format,
-            empty=bool(row.shapes.empty_B[0]),
+            empty=None if row.shapes is None else bool(row.shapes.empty_B[0]),
             bytes=len(content),
             model=identity.name,
             version=self.version,
@@ -332,11 +339,6 @@ class Engine:
                     rgba_1HW4 = sampler.picture(row.shapes, camera, request.preview_resolution)
                 pictures.append(small_png(rgba_1HW4[0]))
         return tuple(pictures)
-
-    def _latents(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
-        styles = styles_of(self.sampler, row.request)
-        geo, tex = (w_1D[0].float().cpu().numpy() for w_1D in (styles.w_geo_BD, styles.w_tex_BD))
-        return geo, tex
 
     def _extras(self, request: SampleRequest) -> dict[str, Any]:
         """What the file says about itself; for a plain seed, what every sampler writes."""

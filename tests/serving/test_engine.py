@@ -59,6 +59,27 @@ def test_bytes_depend_on_the_request_alone(
     other.close()
 
 
+@pytest.mark.parametrize("row_by_row", [True, False], ids=["on workers", "as on a GPU"])
+def test_latents_alone_need_no_shape(
+    sampler: StableSampler, row_by_row: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(sampler, DEFAULTS, "1", 2, row_by_row=row_by_row)
+    ((with_mesh,),) = engine.run([Job([SampleRequest(3, deliver="mesh,latent")])])
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "networks", lambda styles: 1 // 0)
+        ((alone,), late) = engine.run(
+            [
+                Job([SampleRequest(3, deliver="latent")]),
+                Job([SampleRequest(3, deliver="latent")], time_limit_s=0.0),
+            ]
+        )
+    for name in ("latent_geo", "latent_tex"):
+        assert getattr(alone, name).tolist() == getattr(with_mesh, name).tolist()
+    assert alone.mesh == b"" and alone.metadata.empty is None and not with_mesh.metadata.empty
+    assert isinstance(late, Stopped) and late.reason == "timeout"
+    engine.close()
+
+
 def test_it_is_what_the_library_samples(engine: Engine, checkpoint: Path) -> None:
     (mesh,) = Sampler.load(checkpoint).generate([1], 0.7, 64)
     assert content(engine.run([Job([ROWS[0]])])[0])[0][0] == mesh_bytes(mesh, "glb")

@@ -110,7 +110,7 @@ class TritonPythonModel:
         except Exception as error:
             return self._failed(error)
         self.metrics.count(metric_names.MESHES, sum(bool(row.mesh) for row in outcome))
-        self.metrics.count(metric_names.EMPTY_MESHES, sum(row.metadata.empty for row in outcome))
+        self.metrics.count(metric_names.EMPTY_MESHES, sum(bool(row.metadata.empty) for row in outcome))
         for row in outcome:
             if row.mesh:
                 self.metrics.observe(metric_names.TRIANGLES, row.metadata.faces)
