@@ -151,10 +151,10 @@ def rendered(sampler: Sampler, shapes: Shapes) -> dict[str, float]:
     return statistics_of_picture(sampler.picture(shapes, camera, RENDER_RESOLUTION)[0])
 
 
-def check_samples(name: str, samples: int) -> None:
-    """Raises InputError for fewer than say anything about the bins."""
+def check_samples(name: str, samples: int, otherwise: str = "") -> None:
+    """Raises InputError for fewer than say anything about the bins. otherwise: what else the option may be."""
     if samples < MIN_SAMPLES:
-        raise InputError(f"{name} must be {MIN_SAMPLES} or more, not {samples}")
+        raise InputError(f"{name} must be {otherwise}{MIN_SAMPLES} or more, not {samples}")
 
 
 def make_reference(values: list[dict[str, float]], truncation_psi: float) -> DriftReference:

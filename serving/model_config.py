@@ -30,6 +30,20 @@ def with_served_versions(config: str, versions: list[int], name: str | None = No
     return "# Written by `get3d deploy`.\n" + text_format.MessageToString(parsed)
 
 
+def with_limits(config: str, max_batch_size: int, queue_size: int, queue_timeout_s: float) -> str:
+    """The configuration with the batch and the queue of one version; what it says of the machine stays. Raises InputError.
+
+    A repository has one configuration, its newest version's; an older one may have been made for another batch.
+    """
+    parsed = _parse(config)
+    policy = parsed.dynamic_batching.default_queue_policy
+    wanted = max_batch_size, queue_size, round(queue_timeout_s * 1e6)
+    if (parsed.max_batch_size, policy.max_queue_size, policy.default_timeout_microseconds) == wanted:
+        return config
+    parsed.max_batch_size, policy.max_queue_size, policy.default_timeout_microseconds = wanted
+    return "# Written by `get3d deploy`.\n" + text_format.MessageToString(parsed)
+
+
 def _parse(config: str) -> model_config_pb2.ModelConfig:
     try:
         return text_format.Parse(config, model_config_pb2.ModelConfig())

@@ -21,9 +21,10 @@ from typing import Any
 from components.deploy.served import CANDIDATE_NAME, Pending, ServedRepository, Snapshot
 from get3d_model.errors import InputError
 from serving.codec import MODEL_NAME
+from serving.model_config import with_limits
 from serving.reference import Reference, ReferenceMismatch, compare, read_reference
 from serving.replica import Replica, ReplicaError
-from serving.repository import CARD_FILE, CONFIG_FILE, check_version, versions
+from serving.repository import CARD_FILE, CONFIG_FILE, check_version, read_model_card, versions
 
 DRAIN_TIMEOUT_S = 30.0
 """For calls that are under way on a version that leaves, before its files go."""
@@ -93,7 +94,9 @@ def read_export(repository: Path, version: int | None) -> Export:
         raise InputError(
             f"{folder.parent / CONFIG_FILE}: cannot be read ({error}); export the model again"
         ) from None
-    return Export(folder, number, config, read_reference(folder))
+    card = read_model_card(folder)
+    limits = card.limits.queue_size, card.limits.queue_timeout_s
+    return Export(folder, number, with_limits(config, card.max_batch_size, *limits), read_reference(folder))
 
 
 class Rollout:

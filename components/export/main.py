@@ -90,7 +90,7 @@ def export(
     if version is not None and not 1 <= version <= MAX_VERSION:
         raise InputError(f"version {version} is not possible; use 1 to {MAX_VERSION}")
     if drift_samples:
-        check_samples("--drift-samples", drift_samples)
+        check_samples("--drift-samples", drift_samples, "0 (none), or ")
     source = find_checkpoint(checkpoint)
     parts, description = load_parts(source, [EMA])
     if EMA not in parts or "config" not in description:

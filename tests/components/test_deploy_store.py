@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from components.deploy import store as store_module
 from components.deploy.served import STATE_FILE, Pending, ServedRepository
 from components.deploy.store import LOCK_FILE, FolderStore, ObjectStore, Store, open_store
 from get3d_model.errors import InputError
-from serving.model_config import served_versions, with_served_versions
-from serving.repository import CARD_FILE, render_config
+from serving.model_config import served_versions, with_limits, with_served_versions
+from serving.repository import CARD_FILE, Limits, render_config
 from tests.components.deploy_helpers import write_export
 
 
@@ -149,6 +151,15 @@ def test_leftovers_of_a_killed_upload_go(tmp_path: Path) -> None:
     with store.lock():
         left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != LOCK_FILE]
     assert left == []
+
+
+def test_an_older_version_keeps_its_own_batch_and_queue() -> None:
+    newest = render_config(8, Limits(queue_size=99, queue_timeout_s=1.5), instances=3)
+    assert with_limits(newest, 8, 99, 1.5) == newest
+    parsed = text_format.Parse(with_limits(newest, 2, 7, 0.25), model_config_pb2.ModelConfig())
+    policy = parsed.dynamic_batching.default_queue_policy
+    assert parsed.max_batch_size == 2 and parsed.instance_group[0].count == 3
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 250_000)
 
 
 def test_which_versions_a_configuration_serves() -> None:
