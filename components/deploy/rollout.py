@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.deploy.served import CANDIDATE_NAME, Pending, ServedRepository, Snapshot
+from components.deploy.store import LeaseLost
 from get3d_model.errors import InputError
 from serving.codec import MODEL_NAME
 from serving.model_config import with_limits
@@ -115,7 +116,7 @@ class Rollout:
         self.reports = {replica.url: ReplicaReport() for replica in replicas}
 
     def deploy(self, export: Export) -> Report:
-        """Never raises for what a version, a replica or the store does wrong: the report says it."""
+        """Never raises for what a version, a replica or the store does wrong: the report says it. Raises LeaseLost."""
         start, number, before, verified = time.monotonic(), None, self.served.snapshot(), False
         removed: list[int] = []
         try:
@@ -136,6 +137,9 @@ class Rollout:
                 self.served.set_pending(Pending("deploy", number))
                 kept = before.served[-(self.keep - 1) :] if self.keep > 1 else []
                 removed = self._switch([*kept, number], number, export.reference)
+        except LeaseLost:
+            # Whatever is served now is another's business.
+            raise
         except (*FAILURES, OSError) as error:
             if verified:
                 report = Report(DEPLOYED, number, before.previous, f"{error}; that replica needs a look")

@@ -33,6 +33,10 @@ SETTLE_S = 1.0
 UPLOAD_PREFIX = ".upload-"
 
 
+class LeaseLost(InputError):
+    """Another process has taken over the lock, since this one stood still for too long (a paused machine, say)."""
+
+
 class Store(Protocol):
     """location: for messages."""
 
@@ -57,7 +61,10 @@ class Store(Protocol):
         """Removes a file or a folder, if it is there. The model card goes first."""
 
     def lock(self) -> Any:
-        """A context that only one process on any machine is in. Raises InputError when another one is."""
+        """A context that only one process on any machine is in. Raises InputError when another one is.
+
+        Inside, what changes the store raises LeaseLost once another process has taken over.
+        """
 
 
 def open_store(location: str) -> Store:
@@ -184,6 +191,7 @@ class ObjectStore:
                 f"{location} cannot be opened ({error}); install the driver of its scheme"
             ) from None
         self._root = root.rstrip("/")
+        self._token: str | None = None
 
     def read(self, name: str) -> bytes | None:
         with self._errors():
@@ -193,6 +201,10 @@ class ObjectStore:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
+        self._check_lease()
+        self._put(name, content)
+
+    def _put(self, name: str, content: bytes) -> None:
         with self._errors():
             self._fs.pipe_file(self._path(name), content)
 
@@ -213,6 +225,7 @@ class ObjectStore:
                 self._fs.cp_file(self._path(f"{name}/{file}"), self._path(f"{to}/{file}"))
 
     def remove(self, name: str) -> None:
+        self._check_lease()
         for file in sorted(self._files(name), key=lambda file: (file != CARD_FILE, file)):
             with self._errors(), suppress(FileNotFoundError):
                 self._fs.rm_file(self._path(f"{name}/{file}" if file else name))
@@ -225,9 +238,11 @@ class ObjectStore:
         left = threading.Event()
         beating = threading.Thread(target=self._beat, args=(token, left), daemon=True)
         beating.start()
+        self._token = token
         try:
             yield
         finally:
+            self._token = None
             left.set()
             beating.join()
             with suppress(InputError):
@@ -243,7 +258,7 @@ class ObjectStore:
             if now is not None and now != seen:
                 raise _locked(self.location, _owner_of(now).partition(" ")[2])
             seen = now
-        self.write(LOCK_FILE, _beat_text(token, 0))
+        self._put(LOCK_FILE, _beat_text(token, 0))
         # Of several that write at the same time the last one has it, once all have written.
         time.sleep(SETTLE_S)
         now = self.read(LOCK_FILE)
@@ -257,7 +272,18 @@ class ObjectStore:
             with suppress(InputError):
                 if _owner_of(self.read(LOCK_FILE)) != token:
                     return  # we stood still for so long that another one has taken over; it is theirs now
-                self.write(LOCK_FILE, _beat_text(token, count))
+                self._put(LOCK_FILE, _beat_text(token, count))
+
+    def _check_lease(self) -> None:
+        if self._token is None:
+            return
+        owner = _owner_of(self.read(LOCK_FILE))
+        if owner != self._token:
+            raise LeaseLost(
+                f"{self.location}: this process stood still for so long that another deploy has begun "
+                f"({owner.partition(' ')[2].strip() or 'it has ended since'}); what that one serves stays, "
+                "deploy again if need be"
+            )
 
     def _files(self, name: str) -> list[str]:
         """Paths below `name`, relative to it; [""] where it is a file itself."""

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from components.deploy import store as store_module
 from components.deploy.served import STATE_FILE, Pending, ServedRepository
-from components.deploy.store import LOCK_FILE, FolderStore, ObjectStore, Store, open_store
+from components.deploy.store import LOCK_FILE, FolderStore, LeaseLost, ObjectStore, Store, open_store
 from get3d_model.errors import InputError
 from serving.model_config import served_versions, with_limits, with_served_versions
 from serving.repository import CARD_FILE, Limits, render_config
@@ -135,7 +135,16 @@ def test_a_lease_that_was_taken_over_is_not_taken_back(s3: str, monkeypatch: pyt
             store.write(LOCK_FILE, theirs)
             time.sleep(0.3)
         assert store.read(LOCK_FILE) == theirs
-    assert store.read(LOCK_FILE) == theirs
+        for change in (
+            lambda: store.write("get3d/config.pbtxt", b"ours"),
+            lambda: store.remove("get3d/1"),
+            lambda: store.copy("get3d/1", "get3d_candidate/1"),
+            lambda: store.upload(Path(__file__).parent, "get3d/2"),
+        ):
+            with pytest.raises(LeaseLost, match="another deploy has begun"):
+                change()
+    assert store.read(LOCK_FILE) == theirs and store.folders("get3d") == []
+    store.write("get3d/config.pbtxt", b"outside of a lock nobody asks")
 
 
 def test_leftovers_of_a_killed_upload_go(tmp_path: Path) -> None:
