@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,3 +78,12 @@ def textured_meshes(sampler: Sampler, styles: Styles, texture_resolution: int) -
             for index in range(len(shapes.meshes)):
                 yield sampler.textured_mesh(shapes, index, texture_resolution)
                 bar.update()
+
+
+def left_over(folder: Path, pattern: str, written: Collection[str]) -> str:
+    """The end of a sentence that names files of an earlier, longer run in the folder; they are left alone."""
+    others = sorted(path.name for path in folder.glob(pattern) if path.name not in written)
+    if not others:
+        return ""
+    names = others[0] if len(others) == 1 else f"{others[0]} to {others[-1]}"
+    return f" ({names}: of an earlier run)"

@@ -37,16 +37,18 @@ def run(args: argparse.Namespace) -> None:
     sampler = common.load_sampler(args)
     ends, psi = (args.from_seed, args.to_seed), args.truncation_psi
     styles = walks.interpolate(sampler, *ends, args.steps, args.space, psi)
-    meshes = []
+    meshes, names = [], []
     for step, mesh in enumerate(common.textured_meshes(sampler, styles, args.texture_resolution)):
         extras = sampler.extras(args.from_seed, psi)
         extras |= {"to_seed": args.to_seed, "weight": step / (args.steps - 1), "space": args.space}
         meshes.append(with_extras(mesh, extras))
-        save_mesh(meshes[-1], args.out / f"step{step:02d}.glb")
+        names.append(f"step{step:02d}.glb")
+        save_mesh(meshes[-1], args.out / names[-1])
     pictures = mesh_pictures(meshes, args.view_resolution)
     save_image(np.concatenate(pictures, axis=1), args.out / STRIP_FILE)
     save_animation(pictures, args.out / ANIMATION_FILE)
-    print(f"{args.steps} meshes, {STRIP_FILE} and {ANIMATION_FILE} in {args.out}")
+    left = common.left_over(args.out, "step*.glb", names)
+    print(f"{args.steps} meshes, {STRIP_FILE} and {ANIMATION_FILE} in {args.out}{left}")
 
 
 main = command_main("get3d interpolate", __doc__, add_arguments, run)

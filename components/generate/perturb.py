@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     styles = walks.perturb(
         sampler, args.seed, args.count, args.sigma, args.part, args.space, psi, noise_seed=args.noise_seed
     )
-    meshes = []
+    meshes, names = [], []
     for index, mesh in enumerate(common.textured_meshes(sampler, styles, args.texture_resolution)):
         extras = sampler.extras(args.seed, psi)
         name = f"seed{args.seed:04d}.glb"
@@ -61,9 +61,11 @@ def run(args: argparse.Namespace) -> None:
                 "neighbour": index,
             }
         meshes.append(with_extras(mesh, extras))
+        names.append(name)
         save_mesh(meshes[-1], args.out / name)
     save_image(np.concatenate(mesh_pictures(meshes, args.view_resolution), axis=1), args.out / STRIP_FILE)
-    print(f"seed {args.seed}, {args.count} neighbours and {STRIP_FILE} in {args.out}")
+    left = common.left_over(args.out, f"seed{args.seed:04d}*.glb", names)
+    print(f"seed {args.seed}, {args.count} neighbours and {STRIP_FILE} in {args.out}{left}")
 
 
 main = command_main("get3d perturb", __doc__, add_arguments, run)

@@ -66,6 +66,18 @@ def test_interpolate(space: str, checkpoint: Path, tmp_path: Path) -> None:
             assert np.abs(shown - strip[expected]).mean() < 6, "lossy, but the picture of the strip"
 
 
+def test_files_of_a_longer_run_are_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("step02.glb", "step03.glb", "seed0001_near09.glb", "seed0002_near01.glb"):
+        (tmp_path / name).write_text("earlier")
+    assert run("interpolate", checkpoint, tmp_path, "--from-seed", "1", "--to-seed", "4", "--steps", "2") == 0
+    assert "(step02.glb to step03.glb: of an earlier run)" in capsys.readouterr().out
+    assert run("perturb", checkpoint, tmp_path, "--seed", "1", "--count", "1") == 0
+    assert "(seed0001_near09.glb: of an earlier run)" in capsys.readouterr().out
+    assert (tmp_path / "step03.glb").read_text() == "earlier"
+
+
 def test_an_animation_is_its_frames(tmp_path: Path) -> None:
     colours = [(220, 30, 30), (30, 200, 30), (40, 40, 220)]
     frames = [np.full((32, 32, 3), colour, np.uint8) for colour in colours]
