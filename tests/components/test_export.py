@@ -291,7 +291,7 @@ def test_too_few_drift_samples_are_refused_at_once(
     arguments = ["--checkpoint", str(checkpoint), "--repository", str(tmp_path / "r"), "--drift-samples"]
     for samples in ("-1", "3"):
         assert main([*arguments, samples]) == 2
-        assert f"--drift-samples must be 20 or more, not {samples}" in capsys.readouterr().err
+        assert f"--drift-samples must be 0 (none), or 20 or more, not {samples}" in capsys.readouterr().err
     assert not (tmp_path / "r").exists(), "refused before any work"
 
 
