@@ -182,6 +182,8 @@ class Engine:
         """Networks and extraction of a whole batch on a GPU; the rows that go on, with the shapes that they need."""
         shapeless = [row for row in rows if not row.request.needs_shape]
         rows = [row for row in rows if row.request.needs_shape]
+        if not rows:
+            return shapeless
         alive, styles = [], []
         with self._stage("networks", rows):
             for row in rows:

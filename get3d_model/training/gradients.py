@@ -40,8 +40,9 @@ class EarlyAverage:
         self.parameters = list(parameters)
         self._world = world
         self._stream = torch.cuda.Stream(world.device)
-        self._flat_P: Tensor | None = None
+        self._buffer_P: Tensor | None = None
         self._begun: list[nn.Parameter] = []
+        self._flat_P: Tensor | None = None
         self._work: dist.Work | None = None
 
     def begin(self, ready: torch.cuda.Event) -> None:
@@ -50,7 +51,11 @@ class EarlyAverage:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(ready)
             # One buffer for ever: the pass that is ready comes after the update that read the last averages.
-            self._flat_P = flattened(self._begun, self._flat_P)
+            if self._buffer_P is None:
+                self._buffer_P = torch.empty(
+                    sum(p.numel() for p in self.parameters), device=self._world.device
+                )
+            self._flat_P = flattened(self._begun, self._buffer_P[: sum(p.numel() for p in self._begun)])
             self._work = self._world.start_average(self._flat_P, "the gradients")
 
     def take(self) -> tuple[list[nn.Parameter], Tensor] | None:

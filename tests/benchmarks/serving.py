@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from get3d_model.config import CONFIG_DIR, load_config
-from serving.codec import SampleRequest, SampleResponse
+from serving.codec import SampleMetadata, SampleRequest, SampleResponse
 
 DEMO = Path("get3d_model/pretrained/vehicles_256.safetensors")
 QUEUE_DELAY_S = 0.005
@@ -143,20 +143,19 @@ class Measured:
 
     times_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    answers: list[SampleResponse] = field(default_factory=list)
+    metadata: list[SampleMetadata] = field(default_factory=list)
     load_1min: float = 0.0
 
     def summary(self) -> dict[str, Any]:
         ordered = sorted(self.times_ms)
-        metadata = [answer.metadata for answer in self.answers]
-        stages = sorted({stage for m in metadata for stage in m.milliseconds})
+        stages = sorted({stage for m in self.metadata for stage in m.milliseconds})
         return {
             "p50_ms": round(statistics.median(ordered), 1),
             "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
-            "meshes_per_s": round(len(self.answers) / self.seconds, 2),
-            "mean_batch": round(statistics.mean(m.batch_size for m in metadata), 1),
+            "meshes_per_s": round(len(self.metadata) / self.seconds, 2),
+            "mean_batch": round(statistics.mean(m.batch_size for m in self.metadata), 1),
             "stage_ms": {
-                stage: round(statistics.median(m.milliseconds.get(stage, 0.0) for m in metadata), 1)
+                stage: round(statistics.median(m.milliseconds.get(stage, 0.0) for m in self.metadata), 1)
                 for stage in stages
             },
             "load_1min": round(self.load_1min, 2),
@@ -176,7 +175,7 @@ def measure(sample: Sample, requests: list[SampleRequest], concurrency: int, int
     with ThreadPoolExecutor(concurrency) as pool:
         answers = list(pool.map(timed, requests))
     into.seconds += time.perf_counter() - start
-    into.answers += answers
+    into.metadata += [answer.metadata for answer in answers]
     into.load_1min = os.getloadavg()[0]
     return hashlib.sha256(b"".join(answer.mesh for answer in answers)).hexdigest()
 
@@ -247,7 +246,7 @@ def main() -> None:
                     hashes.add(measure(sample, requests, concurrency, into))
     figures = {str(concurrency): into.summary() for concurrency, into in seen.items()}
     first = figures[str(args.concurrency[0])]["meshes_per_s"]
-    answers = seen[args.concurrency[0]].answers
+    metadata = seen[args.concurrency[0]].metadata
     print(
         json.dumps(
             {
@@ -261,8 +260,8 @@ def main() -> None:
                     "rounds": args.rounds,
                     "batch": args.batch,
                     "instances": args.instances,
-                    "mean_faces": round(statistics.mean(a.metadata.faces for a in answers)),
-                    "mean_bytes": round(statistics.mean(a.metadata.bytes for a in answers)),
+                    "mean_faces": round(statistics.mean(m.faces for m in metadata)),
+                    "mean_bytes": round(statistics.mean(m.bytes for m in metadata)),
                 },
                 "start_s": round(start_s, 1),
                 "concurrency": figures,

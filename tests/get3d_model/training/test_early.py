@@ -1,5 +1,6 @@
 """Gradients that are averaged while a backward pass still makes the others."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from get3d_model.cameras import UniformOrbit
 from get3d_model.networks.discriminator import Discriminator
 from get3d_model.training.distributed import World
-from get3d_model.training.gradients import average_gradients
+from get3d_model.training.gradients import EarlyAverage, average_gradients
 from get3d_model.training.step import build_training_step
 from tests.get3d_model.training.tiny import graph_config
 
@@ -43,6 +44,44 @@ def test_averages_that_were_begun_are_not_averaged_again() -> None:
     assert [p.grad.flatten().tolist() for p in parameters] == [[1.0] * 4, [10.0, 0.0, 11.0], [3.0] * 2]
     assert int(figures.replaced) == 1
     assert float(figures.norm) == pytest.approx((4 * 1 + 100 + 121 + 2 * 9) ** 0.5)
+
+
+class NoStream:
+    """Stands in for a CUDA stream, which a machine without a GPU has not; the order of things is then that of the calls."""
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    def wait_event(self, event: object) -> None: ...
+
+
+class StartingWorld(HalvingWorld):
+    def start_average(self, tensor: Tensor, place: str) -> "StartingWorld":
+        tensor /= 2
+        return self
+
+    def wait(self) -> None: ...
+
+
+def test_passes_of_different_parameters_share_a_buffer(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """R1 leaves some biases without a gradient, so its gradients are fewer than Dmain's."""
+    monkeypatch.setattr(torch.cuda, "Stream", NoStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    world = StartingWorld(0, 2, torch.device("cpu"))
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (3,), (2,))]
+    early, places = EarlyAverage(parameters[:2], world), set()
+    for with_gradient in (parameters, parameters[1:], parameters):
+        for value, parameter in enumerate(parameters, start=1):
+            has_one = any(parameter is other for other in with_gradient)
+            parameter.grad = torch.full_like(parameter, 2.0 * value) if has_one else None
+        early.begin(None)
+        average_gradients(parameters, world, early)
+        for value, parameter in enumerate(parameters, start=1):
+            assert parameter.grad is None or parameter.grad.eq(value).all()
+        places.add(parameters[1].grad.untyped_storage().data_ptr())
+    assert early.take() is None, "averages are taken once"
+    assert len(places) == 1 and not recwarn.list, "a buffer that changes its size warns"
 
 
 def test_the_discriminators_gradients_come_in_the_promised_order() -> None:
